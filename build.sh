@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# vitalgate: build, demonstrate, test. Needs Go and bash; anything more is detected and said. ./build.sh help
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export CGO_ENABLED="${CGO_ENABLED:-0}"
+
+version="${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unversioned)}"
+ldflags="-s -w -X github.com/vitalgate/vitalgate/firmware/version.Version=$version"
+programs="vitalgate=./firmware vitalpeer=./peer vitalsim=./hwtest/simmonitor"
+
+say() { printf '%s\n' "$*" >&2; }
+
+need_go() {
+	command -v go >/dev/null || { say "build.sh: Go is missing. Install Go 1.26 or later (https://go.dev/dl) and try again."; exit 2; }
+}
+
+# compile OUTDIR: every program for GOOS/GOARCH into OUTDIR.
+compile() {
+	local p
+	mkdir -p "$1"
+	for p in $programs; do
+		go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$1/${p%%=*}" "${p#*=}"
+	done
+}
+
+tpm_note() {
+	if [ -c /dev/tpmrm0 ]; then say "TPM: /dev/tpmrm0"
+	elif command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null; then say "TPM: emulated TPM (swtpm)"
+	else say "TPM: NOT A TPM (software key). Install swtpm and swtpm-tools for an emulated one."; fi
+}
+
+cmd_build() {
+	need_go
+	say "building into dist/ (the first time fetches modules and takes a few minutes) …"
+	compile dist
+	ls -l dist | awk 'NR>1 && !/^d/ {printf "dist/%-12s %6.1f MB\n", $NF, $5/1e6}' >&2
+}
+
+cmd_demo() {
+	cmd_build
+	tpm_note
+	exec go run ./hwtest/demo --bin dist "$@"
+}
+
+cmd_test() {
+	need_go
+	tpm_note
+	command -v swtpm >/dev/null || say "tests on an emulated TPM are skipped: install swtpm and swtpm-tools to run them."
+	[ -n "${VITALGATE_CORPUS:-}" ] || say "tests over a whole corpus of messages are skipped: set VITALGATE_CORPUS to its folder to run them."
+	go vet ./...
+	go test -count=1 -timeout 15m "$@" ./...
+}
+
+cmd_bench() {
+	need_go
+	go test -run '^$' -bench . -benchmem -count "${COUNT:-1}" "$@" ./...
+}
+
+cmd_release() {
+	need_go
+	local t
+	for t in linux/arm64 linux/arm/7 linux/amd64; do
+		IFS=/ read -r os arch arm <<<"$t"
+		out="dist/release/${t//\//-}"
+		say "building $out …"
+		GOOS=$os GOARCH=$arch GOARM=${arm:-} CGO_ENABLED=0 compile "$out"
+	done
+	(cd dist/release && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum >SHA256SUMS)
+	cat dist/release/SHA256SUMS
+}
+
+cmd_help() {
+	cat <<'TXT'
+usage: ./build.sh COMMAND
+
+  demo [--for 20s]  build, then run a hospital on this machine: hub peer, ward leaf peer, one box, four monitors
+                    (one on a serial line); verified readings are printed as they arrive. With --for: a summary,
+                    and an exit status that is not zero if anything was lost, doubled or unverified.
+  test              vet and all tests (those that need swtpm, openssl or python3 say so when they are skipped)
+  build             host binaries into dist/: vitalgate (the box), vitalpeer (a peer), vitalsim (simulated monitors)
+  bench             all benchmarks; COUNT=10 ./build.sh bench >new.txt for benchstat
+  release           static binaries for linux/arm64, linux/arm (v7) and linux/amd64 into dist/release/
+  help              this text
+
+Needs Go 1.26 or later and bash, nothing else. With swtpm and swtpm-tools the demo uses an emulated TPM.
+TXT
+}
+
+case "${1:-help}" in
+demo | test | build | bench | release | help) c=$1; shift || true; "cmd_$c" "$@" ;;
+-h | --help) cmd_help ;;
+*) say "build.sh: unknown command '$1'"; cmd_help >&2; exit 2 ;;
+esac

@@ -1,0 +1,235 @@
+// Package enrolment is the form of the two files that a box and a facility exchange once: the box's Request (its
+// public keys) and the facility's Grant (whom to trust, where to publish, for whom to seal). Neither holds a secret, so
+// they may travel by mail, USB stick or wire; who carries them vouches that the request came from the box it names.
+package enrolment
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+
+	"github.com/nats-io/nkeys"
+
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// Version of both files.
+const Version = 1
+
+// maxFile bounds what is read of either file, in bytes.
+const maxFile = 1 << 20
+
+// Request is what a box asks to be enrolled with.
+type Request struct {
+	Version    int    `json:"version"`
+	Box        string `json:"box"`        // facility/name
+	DataKey    string `json:"data_key"`   // PEM SubjectPublicKeyInfo, P-256: signs the checkpoints of the log
+	TLSRequest string `json:"tls_csr"`    // PEM PKCS #10 request, signed by the key of the TLS client certificate
+	NKey       string `json:"nkey"`       // public NATS user key, "U…"
+	Protection string `json:"protection"` // what the box says holds its keys; a claim, the facility decides
+	Software   string `json:"software"`   // version of the firmware that wrote it
+}
+
+// Grant is what the facility answers.
+type Grant struct {
+	Version        int     `json:"version"`
+	Box            string  `json:"box"`
+	CA             string  `json:"ca"`              // PEM certificate of the facility's authority
+	TLSCertificate string  `json:"tls_certificate"` // PEM certificate for the key of the request's tls_csr
+	Leaves         []Leaf  `json:"leaves"`          // NATS leaf nodes, in order of preference
+	Readers        Readers `json:"readers"`
+}
+
+// Leaf is one NATS leaf node that takes the box's records.
+type Leaf struct {
+	Name string `json:"name"`
+	URL  string `json:"url"` // tls://host:port
+}
+
+// Readers are the public keys to seal for, in the text form of package record. Where both sides are named, a reader
+// needs a key of each.
+type Readers struct {
+	Network []string `json:"network"`
+	Patient []string `json:"patient"`
+}
+
+// ReadRequest reads and checks a request file, the signature of its TLS request included.
+func ReadRequest(path string) (*Request, error) {
+	var r Request
+	if err := read(path, &r); err != nil {
+		return nil, err
+	}
+	if err := r.Check(); err != nil {
+		return nil, fmt.Errorf("cannot use the enrolment request %s: %w", path, err)
+	}
+	return &r, nil
+}
+
+// Check says whether every part of the request is well formed.
+func (r *Request) Check() error {
+	if r.Version != Version {
+		return fmt.Errorf("version is %d, this program knows %d", r.Version, Version)
+	}
+	if _, err := record.ParseBoxID(r.Box); err != nil {
+		return fmt.Errorf("box: %w", err)
+	}
+	if _, err := ParseKey(r.DataKey); err != nil {
+		return fmt.Errorf("data_key: %w", err)
+	}
+	if _, err := r.CertificateRequest(); err != nil {
+		return err
+	}
+	if !nkeys.IsValidPublicUserKey(r.NKey) {
+		return errors.New("nkey: is not a public NATS user key (U…)")
+	}
+	return nil
+}
+
+// CertificateRequest is the PKCS #10 request, its signature checked.
+func (r *Request) CertificateRequest() (*x509.CertificateRequest, error) {
+	b, err := decode(r.TLSRequest, "CERTIFICATE REQUEST")
+	if err != nil {
+		return nil, fmt.Errorf("tls_csr: %w", err)
+	}
+	csr, err := x509.ParseCertificateRequest(b)
+	if err != nil {
+		return nil, fmt.Errorf("tls_csr: %w", err)
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("tls_csr: %w", err)
+	}
+	return csr, nil
+}
+
+// ReadGrant reads and checks a grant file.
+func ReadGrant(path string) (*Grant, error) {
+	var g Grant
+	if err := read(path, &g); err != nil {
+		return nil, err
+	}
+	if err := g.check(); err != nil {
+		return nil, fmt.Errorf("cannot use the grant %s: %w", path, err)
+	}
+	return &g, nil
+}
+
+func (g *Grant) check() error {
+	if g.Version != Version {
+		return fmt.Errorf("version is %d, this program knows %d", g.Version, Version)
+	}
+	if _, err := record.ParseBoxID(g.Box); err != nil {
+		return fmt.Errorf("box: %w", err)
+	}
+	for _, c := range []struct{ name, pem string }{{"ca", g.CA}, {"tls_certificate", g.TLSCertificate}} {
+		if _, err := ParseCertificate(c.pem); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	if len(g.Leaves) == 0 {
+		return errors.New("leaves: there is none, so the box could publish nowhere")
+	}
+	seen := map[string]bool{}
+	for _, l := range g.Leaves {
+		u, err := url.Parse(l.URL)
+		if err != nil || u.Scheme != "tls" || u.Port() == "" || l.Name == "" || seen[l.Name] {
+			return fmt.Errorf("leaves: each needs a name of its own and a url tls://host:port, found %q %q", l.Name, l.URL)
+		}
+		seen[l.Name] = true
+	}
+	if len(g.Readers.Network) == 0 {
+		return errors.New("readers: there is no network reader, so nobody could read the records")
+	}
+	return nil
+}
+
+// Write stores v (a Request or a Grant) at path, whole or not at all, and does not replace an existing file.
+func Write(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot write: %w; remove the old file or name another", err)
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		os.Remove(path)
+	}
+	return err
+}
+
+// ParseKey reads a PEM P-256 public key.
+func ParseKey(s string) (*ecdsa.PublicKey, error) {
+	b, err := decode(s, "PUBLIC KEY")
+	if err != nil {
+		return nil, err
+	}
+	k, err := x509.ParsePKIXPublicKey(b)
+	if err != nil {
+		return nil, err
+	}
+	p, ok := k.(*ecdsa.PublicKey)
+	if !ok || p.Curve != elliptic.P256() {
+		return nil, errors.New("is not an ECDSA P-256 key")
+	}
+	return p, nil
+}
+
+// FormatKey is the PEM form of a public key.
+func FormatKey(k *ecdsa.PublicKey) (string, error) {
+	b, err := x509.MarshalPKIXPublicKey(k)
+	if err != nil {
+		return "", err
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: b})), nil
+}
+
+// ParseCertificate reads one PEM certificate.
+func ParseCertificate(s string) (*x509.Certificate, error) {
+	b, err := decode(s, "CERTIFICATE")
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(b)
+}
+
+func decode(s, kind string) ([]byte, error) {
+	b, rest := pem.Decode([]byte(s))
+	if b == nil || b.Type != kind || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("is not one PEM block %q", kind)
+	}
+	return b.Bytes, nil
+}
+
+func read(path string, v any) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("cannot read the enrolment file: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	if len(b) > maxFile {
+		return fmt.Errorf("cannot use %s: it is larger than %d bytes", path, maxFile)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	if d.More() {
+		return fmt.Errorf("cannot use %s: text after the JSON document", path)
+	}
+	return nil
+}

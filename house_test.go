@@ -1,0 +1,96 @@
+// Package vitalgate_test holds the rules of the house: which room may know which (docs/ARCHITECTURE.md).
+package vitalgate_test
+
+import (
+	"bytes"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/vitalgate/vitalgate/"
+
+// rules say what a package that matches `of` must not import, directly or through others of this module, and why.
+var rules = []struct{ of, not, why string }{
+	{`^adapters`, `^(hl7|fhir|record|tpm|firmware|peer)`, "adapters bring bytes; what they mean is decided later"},
+	{`^hl7`, `^(adapters|fhir|record|tpm|firmware|peer)`, "hl7 knows only HL7"},
+	{`^fhir`, `^(adapters|record|tpm|firmware|peer)`, "the conversion knows messages and resources only"},
+	{`^(hl7|fhir)(/|$)`, `^std:(os|os/exec|net|net/http|syscall)$`, "hl7 and fhir do no I/O"},
+	{`^record`, `^(adapters|hl7|fhir|tpm|firmware|peer)`, "record is the format box and peers share; it knows neither"},
+	{`^tpm`, `^(adapters|hl7|fhir|record|firmware|peer)`, "tpm knows keys, not what they sign"},
+	{`^peer`, `^(adapters|tpm|firmware)`, "a peer verifies boxes, it never is one"},
+	{`^firmware`, `^peer`, "a box knows no peer's code"},
+	{`^(firmware)(/|$)`, `^ext:github.com/nats-io/nats-server`, "the box is a plain client and runs no server"},
+	{`^(firmware|adapters|hl7|record|tpm)(/|$)`, `^ext:github.com/google/fhir`, "the schema authority is for tests and peers, not for the box"},
+	{`^(adapters|hl7|fhir|tpm|record|firmware/(pipeline|spool|config|health))(/|$)`, `^ext:github.com/nats-io/nats.go`, "only link knows NATS on the box"},
+	{`^(adapters|hl7|fhir|record|peer|firmware/(pipeline|spool|link|enrol))(/|$)`, `^ext:github.com/google/go-tpm`, "only tpm knows the TPM"},
+	{`^(adapters|hl7|fhir|record|tpm|peer|firmware)(/|$)`, `^hwtest/(simmonitor|demo|e2e|bench)`, "nothing of the product rests on its simulators"},
+}
+
+// The schema authority may be imported by tests and by the peer's validation only, so fhir itself must be free of it.
+func TestNoRoomKnowsWhatItMustNot(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}|{{join .Imports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatalf("cannot list the packages: %v", err)
+	}
+	imports := map[string][]string{}
+	for line := range strings.Lines(string(bytes.TrimSpace(out))) {
+		name, list, _ := strings.Cut(strings.TrimSpace(line), "|")
+		imports[name] = strings.Fields(list)
+	}
+	if len(imports) < 10 {
+		t.Fatalf("found only %d packages, so this test would see nothing", len(imports))
+	}
+	// reach is everything a package imports, with the packages of this module followed.
+	var reach func(pkg string, seen map[string]string, from string)
+	reach = func(pkg string, seen map[string]string, from string) {
+		for _, i := range imports[pkg] {
+			if _, ok := seen[i]; ok {
+				continue
+			}
+			seen[i] = from
+			if strings.HasPrefix(i, module) {
+				reach(i, seen, strings.TrimPrefix(i, module))
+			}
+		}
+	}
+	used := make([]bool, len(rules))
+	for pkg := range imports {
+		room := strings.TrimPrefix(pkg, module)
+		seen := map[string]string{}
+		reach(pkg, seen, room)
+		for n, r := range rules {
+			if !regexp.MustCompile(r.of).MatchString(room) {
+				continue
+			}
+			used[n] = true
+			not := regexp.MustCompile(r.not)
+			for i, from := range seen {
+				name := kind(i)
+				if strings.HasPrefix(name, "std:") && from != room {
+					continue // what the standard library is used for below is that room's rule
+				}
+				if not.MatchString(name) {
+					t.Errorf("%s imports %s (by way of %s): %s", room, i, from, r.why)
+				}
+			}
+		}
+	}
+	for n, ok := range used {
+		if !ok {
+			t.Errorf("rule %d (%s) matches no package: mend the rule", n, rules[n].of)
+		}
+	}
+}
+
+// kind is the room of a package of this module, "ext:path" of another module, "std:path" of the standard library.
+func kind(path string) string {
+	if room, ok := strings.CutPrefix(path, module); ok {
+		return room
+	}
+	if first, _, _ := strings.Cut(path, "/"); strings.Contains(first, ".") {
+		return "ext:" + path
+	}
+	return "std:" + path
+}

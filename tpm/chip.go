@@ -41,6 +41,7 @@ func (k key) auth(s tpm2.Session) tpm2.AuthHandle {
 
 // chip is an identity in a TPM. One mutex owns the connection: a TPM does one command after the other.
 type chip struct {
+	source   string // "device" or "swtpm"
 	dial     func(context.Context) (link, error)
 	patience patience
 	id       *identity
@@ -62,8 +63,7 @@ type chip struct {
 // rest keeps callers from hammering a TPM that is gone.
 const rest = time.Second
 
-func openChip(ctx context.Context, dial func(context.Context) (link, error), p patience, id *identity, o Options) (*chip, error) {
-	c := &chip{dial: dial, patience: p, id: id, log: o.Log}
+func (c *chip) open(ctx context.Context) error {
 	err := c.do(ctx, "open the TPM", func(t transport.TPM, s tpm2.Session) error {
 		n, err := c.count(t)
 		c.booted.Counter = n
@@ -71,10 +71,10 @@ func openChip(ctx context.Context, dial func(context.Context) (link, error), p p
 	})
 	if err != nil {
 		c.close()
-		return nil, err
+		return err
 	}
 	c.signers = map[keyName]*signer{dataKey: c.newSigner(dataKey), tlsKey: c.newSigner(tlsKey)}
-	return c, nil
+	return nil
 }
 
 // do runs f with the TPM and the session. It tries twice: a lost connection (dead or hung TPM) or a lost session (TPM
@@ -144,11 +144,7 @@ func (c *chip) attach() error {
 		return err
 	}
 	c.emulator = strings.HasPrefix(v, "IBM") && strings.Contains(v, "SW") // libtpms: manufacturer IBM, vendor string "SW   TPM"
-	source := "device"
-	if _, ok := c.bus.link.(*swtpm); ok {
-		source = "swtpm"
-	}
-	if err := c.id.begin(source); err != nil {
+	if err := c.id.begin(c.source); err != nil {
 		return err
 	}
 	keys, err := c.findKeys()
@@ -529,7 +525,7 @@ func (c *chip) close() error {
 	c.bus.ctx = context.Background()
 	c.endSession()
 	var err error
-	if _, ok := c.bus.link.(*swtpm); ok {
+	if c.source == "swtpm" {
 		_, err = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(c.bus)
 	}
 	c.disconnect()

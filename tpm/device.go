@@ -20,6 +20,8 @@ type device struct {
 // openDevice opens the device and makes sure that a TPM 2.0 answers. The first commands to some SPI chips fail, and
 // /dev/tpm0 is busy while another process has it: both are tried again for a while.
 func openDevice(ctx context.Context, path string) (link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, devicePatience.most, fmt.Errorf("the TPM at %s did not answer within %v", path, devicePatience.most))
+	defer cancel()
 	var err error
 	for range 6 {
 		var d *device

@@ -53,7 +53,7 @@ func (b *bus) Send(command []byte) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(b.ctx, most, fmt.Errorf("%v did not answer within %v", b.link, most))
 	defer cancel()
-	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
 		answer, err := b.link.exchange(ctx, command)
 		if err == nil && (len(answer) < headerSize || uint32(len(answer)) != binary.BigEndian.Uint32(answer[2:])) {
 			err = fmt.Errorf("%v gave an answer that is no TPM 2.0 response", b.link)

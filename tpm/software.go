@@ -154,11 +154,8 @@ func countBoot(path string) (uint64, error) {
 	data, err := readSecret(path)
 	if err == nil {
 		n, err = strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-		if err == nil && n >= math.MaxUint32 { // Resets has 32 bits
-			err = strconv.ErrRange
-		}
-		if err != nil {
-			return 0, damaged(path, err)
+		if err != nil || n >= math.MaxUint32 { // Resets has 32 bits
+			return 0, damaged(path, errors.New("it does not hold a count of boots"))
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return 0, err

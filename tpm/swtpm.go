@@ -150,7 +150,7 @@ func (s *swtpm) close() error {
 	err := s.conn.Close()
 	select {
 	case <-s.exited:
-	case <-time.After(2 * time.Second):
+	case <-time.After(300 * time.Millisecond):
 		s.cmd.Process.Kill()
 		<-s.exited
 	}

@@ -130,16 +130,16 @@ func open(ctx context.Context, o Options) (*TPM, error) {
 		}
 		return &TPM{class: Software, label: labelSoftware, keeper: k}, nil
 	case "swtpm":
-		dial := func(ctx context.Context) (link, error) { return startSwtpm(ctx, o.Dir, o.Log) }
-		c, err := openChip(ctx, dial, swtpmPatience, id, o)
-		if err != nil {
+		c := &chip{source: "swtpm", patience: swtpmPatience, id: id, log: o.Log,
+			dial: func(ctx context.Context) (link, error) { return startSwtpm(ctx, o.Dir, o.Log) }}
+		if err := c.open(ctx); err != nil {
 			return nil, err
 		}
 		return &TPM{class: Emulated, label: labelEmulated, keeper: c}, nil
 	default:
-		dial := func(ctx context.Context) (link, error) { return openDevice(ctx, source) }
-		c, err := openChip(ctx, dial, devicePatience, id, o)
-		if err != nil {
+		c := &chip{source: "device", patience: devicePatience, id: id, log: o.Log,
+			dial: func(ctx context.Context) (link, error) { return openDevice(ctx, source) }}
+		if err := c.open(ctx); err != nil {
 			return nil, err
 		}
 		if c.emulator {

@@ -1,0 +1,116 @@
+package tpm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"syscall"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Kill sends a signal to the emulated TPM.
+func (t *TPM) Kill(sig syscall.Signal) { t.swtpm().cmd.Process.Signal(sig) }
+
+// Pid is the process of the emulated TPM.
+func (t *TPM) Pid() int { return t.swtpm().cmd.Process.Pid }
+
+func (t *TPM) swtpm() *swtpm {
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bus.link.(*swtpm)
+}
+
+// PowerCut ends everything at once, as a cut of the power does: no TPM2_Shutdown, no flush.
+func (t *TPM) PowerCut() {
+	s := t.swtpm()
+	s.cmd.Process.Kill()
+	<-s.exited
+	s.conn.Close()
+	t.lock.Close()
+}
+
+// SetPatience shortens the time a TPM may take for a command.
+func (t *TPM) SetPatience(d time.Duration) {
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.patience = patience{d, d}
+	c.bus.patience = c.patience
+}
+
+// Rested lets the next use try to connect at once.
+func (t *TPM) Rested() {
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resting = time.Time{}
+}
+
+// LoseSession takes the session away inside the TPM, as a reset of the chip does.
+func (t *TPM) LoseSession() error {
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flush()
+}
+
+// Clear is TPM2_Clear: the owner is gone.
+func (t *TPM) Clear() error {
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bus.ctx = context.Background()
+	_, err := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}.Execute(c.bus)
+	return err
+}
+
+// Fault stands between the chip and the real swtpm. It sees each command and returns the answer to give instead and
+// whether to pass the command on first.
+type Fault func(command []byte) (answer []byte, pass bool, err error)
+
+// ErrFault is the error of an injected fault.
+var ErrFault = errors.New("the line was cut")
+
+type faulty struct {
+	link
+	fault Fault
+}
+
+func (f *faulty) exchange(ctx context.Context, command []byte) ([]byte, error) {
+	answer, pass, err := f.fault(command)
+	if pass {
+		real, realErr := f.link.exchange(ctx, command)
+		if answer == nil && err == nil {
+			return real, realErr
+		}
+	}
+	return answer, err
+}
+
+// OpenFaulty opens a swtpm behind a fault.
+func OpenFaulty(ctx context.Context, dir string, fault Fault) (*TPM, error) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	id, err := readIdentity(dir)
+	if err != nil {
+		return nil, err
+	}
+	log := slog.New(slog.DiscardHandler)
+	c := &chip{source: "swtpm", patience: swtpmPatience, id: id, log: log, dial: func(ctx context.Context) (link, error) {
+		l, err := startSwtpm(ctx, dir, log)
+		if err != nil {
+			return nil, err
+		}
+		return &faulty{l, fault}, nil
+	}}
+	if err := c.open(ctx); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &TPM{class: Emulated, label: labelEmulated, keeper: c, lock: lock}, nil
+}

@@ -1,0 +1,184 @@
+package hl7
+
+import (
+	"strconv"
+	"time"
+)
+
+// AckCode is a code of HL7 table 0008.
+type AckCode string
+
+// Acknowledgement codes: A of the original mode and of the application, C of
+// the accept acknowledgement in enhanced mode (HL7 v2.9 §2.9).
+const (
+	AA AckCode = "AA" // application accept
+	AE AckCode = "AE" // application error
+	AR AckCode = "AR" // application reject
+	CA AckCode = "CA" // commit accept
+	CE AckCode = "CE" // commit error
+	CR AckCode = "CR" // commit reject
+)
+
+// AckMode gives MSH-15 and MSH-16, the conditions under which the sender wants
+// an accept and an application acknowledgement: AL, NE, ER or SU (table 0155).
+// Both are empty in original mode.
+func AckMode(m *Message) (accept, application string) {
+	h := m.Header()
+	return keyword(h.Field(15)), keyword(h.Field(16))
+}
+
+// keyword gives v's text without allocating for the usual words.
+func keyword(v Value) string {
+	switch string(v.Raw()) {
+	case "":
+		return ""
+	case "AL":
+		return "AL"
+	case "NE":
+		return "NE"
+	case "ER":
+		return "ER"
+	case "SU":
+		return "SU"
+	}
+	return v.Comp(1).String()
+}
+
+// AppendAck appends the acknowledgement of a message (HL7 v2.9 §2.9.2, §2.9.3,
+// §2.13.1): sender and receiver swapped, the sender's delimiters, version,
+// processing id and MSH-10 echoed byte for byte, one ERR segment for each
+// error, in the form of the sender's version. id becomes MSH-10, at MSH-7.
+func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, errs ...*Error) []byte {
+	h := to.Header()
+	d := to.delims
+	if d.Field == 0 {
+		d = StandardDelimiters
+	}
+	bar, comp := d.Field, d.Component
+	minor := minorVersion(h.Field(12).Comp(1).Raw())
+
+	dst = append(dst, "MSH"...)
+	dst = append(dst, bar)
+	dst = append(dst, h.Field(2).Raw()...)
+	for _, n := range [...]int{5, 6, 3, 4} {
+		dst = append(append(dst, bar), h.Field(n).Raw()...)
+	}
+	dst = at.AppendFormat(append(dst, bar), "20060102150405-0700")
+	dst = append(dst, bar, bar)
+	dst = append(dst, "ACK"...)
+	if event := h.Field(9).Comp(2).Raw(); len(event) > 0 && minor >= 30 && comp != 0 {
+		dst = append(append(dst, comp), event...)
+		if minor >= 40 {
+			dst = append(append(dst, comp), "ACK"...)
+		}
+	}
+	dst = d.AppendEscaped(append(dst, bar), id)
+	dst = append(append(dst, bar), h.Field(11).Raw()...)
+	dst = append(append(dst, bar), h.Field(12).Raw()...)
+	if set := h.Field(18).Raw(); len(set) > 0 {
+		dst = append(dst, bar, bar, bar, bar, bar, bar)
+		dst = append(dst, set...)
+	}
+	dst = append(dst, '\r')
+
+	dst = append(append(append(dst, "MSA"...), bar), code...)
+	dst = append(append(dst, bar), h.Field(10).Raw()...)
+	if minor < 50 && len(errs) > 0 {
+		dst = d.AppendEscaped(append(dst, bar), errs[0].What) // MSA-3, before ERR had a text of its own
+	}
+	dst = append(dst, '\r')
+	return appendErrors(dst, d, minor, code, errs)
+}
+
+// AppendNak appends the acknowledgement of bytes whose header could not be
+// read: standard delimiters, version 2.5, an empty MSA-2.
+func AppendNak(dst []byte, code AckCode, at time.Time, id string, err *Error) []byte {
+	d := StandardDelimiters
+	dst = append(dst, `MSH|^~\&|||||`...)
+	dst = at.AppendFormat(dst, "20060102150405-0700")
+	dst = d.AppendEscaped(append(dst, "||ACK|"...), id)
+	dst = append(dst, "|P|2.5\rMSA|"...)
+	dst = append(append(dst, code...), "|\r"...)
+	if err == nil {
+		return dst
+	}
+	return appendErrors(dst, d, 50, code, []*Error{err})
+}
+
+// minorVersion gives 31 for "2.3.1" and 50 for "2.5"; a version that cannot be read counts as 2.5.
+func minorVersion(v []byte) int {
+	if len(v) < 3 || v[0] != '2' || v[1] != '.' || !isDigit(v[2]) {
+		return 50
+	}
+	n := int(v[2]-'0') * 10
+	if len(v) >= 5 && v[3] == '.' && isDigit(v[4]) {
+		n += int(v[4] - '0')
+	}
+	return n
+}
+
+// appendErrors appends ERR segments: ERR-1 up to v2.4 (v2.4 §2.16.5), ERR-2 to
+// ERR-8 from v2.5 on (v2.9 §2.14.5).
+func appendErrors(dst []byte, d Delimiters, minor int, code AckCode, errs []*Error) []byte {
+	bar, comp, sub := d.Field, d.Component, d.Subcomponent
+	if comp == 0 {
+		comp = '^'
+	}
+	if sub == 0 {
+		sub = '&'
+	}
+	number := func(n int) {
+		if n > 0 {
+			dst = strconv.AppendInt(dst, int64(n), 10)
+		}
+	}
+	for _, e := range errs {
+		if e == nil {
+			continue
+		}
+		dst = append(append(dst, "ERR"...), bar)
+		if minor < 50 {
+			dst = append(d.AppendEscaped(dst, e.Segment), comp)
+			number(e.Sequence)
+			dst = append(dst, comp)
+			number(e.Field)
+			dst = append(dst, comp)
+			number(e.Code)
+			dst = append(append(dst, sub), conditionText(e.Code)...)
+			dst = append(append(dst, sub), "HL70357"...)
+			dst = append(dst, '\r')
+			continue
+		}
+		dst = append(dst, bar)
+		at := d.AppendEscaped(nil, e.Segment) // ERL: v2.9 §2A.2.29
+		for _, n := range [...]int{e.Sequence, e.Field, e.Repetition, e.Component, e.Subcomponent} {
+			at = append(at, comp)
+			if n > 0 {
+				at = strconv.AppendInt(at, int64(n), 10)
+			}
+		}
+		for len(at) > 0 && at[len(at)-1] == comp {
+			at = at[:len(at)-1]
+		}
+		dst = append(append(dst, at...), bar)
+		number(e.Code)
+		dst = append(append(dst, comp), conditionText(e.Code)...)
+		dst = append(append(append(dst, comp), "HL70357"...), bar)
+		if code == AA || code == CA {
+			dst = append(dst, 'W')
+		} else {
+			dst = append(dst, 'E')
+		}
+		dst = append(dst, bar, bar, bar)
+		if e.Offset > 0 {
+			dst = append(dst, "byte "...)
+			number(e.Offset)
+		}
+		dst = d.AppendEscaped(append(dst, bar), e.What)
+		if e.Remedy != "" {
+			dst = d.AppendEscaped(append(dst, "; "...), e.Remedy)
+		}
+		dst = append(dst, '\r')
+	}
+	return dst
+}

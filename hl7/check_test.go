@@ -1,0 +1,86 @@
+package hl7
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// checkMessage holds what must be true of every message that Parse takes.
+func checkMessage(t *testing.T, m *Message) {
+	t.Helper()
+	if m.Len() == 0 || m.Header().Name() != "MSH" {
+		t.Fatalf("the first of %d segments is %q, not MSH", m.Len(), m.Header().Name())
+	}
+	out := m.Append(nil)
+	if got, want := lines(out), lines(m.Raw()); !strings.HasSuffix(want, got) && !strings.Contains(want, got) {
+		t.Fatalf("written again the message differs:\n got %q\nwant %q", got, want)
+	}
+	again, err := Parse(out)
+	if err != nil {
+		t.Fatalf("what was written cannot be read: %v", err)
+	}
+	if twice := again.Append(nil); !bytes.Equal(twice, out) {
+		t.Fatalf("written twice the message differs:\n got %q\nwant %q", twice, out)
+	}
+	d := m.Delimiters()
+	for i := range m.Len() {
+		s := m.Segment(i)
+		if s.Index() != i {
+			t.Fatalf("segment %d says it is %d", i, s.Index())
+		}
+		// The parts, put together again, are the segment.
+		var whole []byte
+		if s.Name() == "MSH" || s.Name() == "FHS" || s.Name() == "BHS" {
+			whole = append(whole, s.Name()...)
+			for n := 2; n <= s.Fields(); n++ {
+				whole = appendField(append(whole, d.Field), s.Field(n), d)
+			}
+		} else {
+			whole, _, _ = bytes.Cut(s.Raw(), []byte{d.Field})
+			whole = bytes.Clone(whole)
+			for n := 1; n <= s.Fields(); n++ {
+				whole = appendField(append(whole, d.Field), s.Field(n), d)
+			}
+		}
+		if !bytes.Equal(whole, s.Raw()) {
+			t.Fatalf("the fields of %s do not make the segment:\n got %q\nwant %q", s.Name(), whole, s.Raw())
+		}
+	}
+}
+
+// appendField puts a field together from its smallest parts.
+func appendField(dst []byte, f Value, d Delimiters) []byte {
+	for r := 1; r <= f.Reps(); r++ {
+		if r > 1 {
+			dst = append(dst, d.Repetition)
+		}
+		for c := 1; c <= f.Rep(r).Comps(); c++ {
+			if c > 1 {
+				dst = append(dst, d.Component)
+			}
+			comp := f.Rep(r).Comp(c)
+			for s := 1; s <= comp.Subs(); s++ {
+				if s > 1 {
+					dst = append(dst, d.Subcomponent)
+				}
+				dst = append(dst, comp.Sub(s).Raw()...)
+				if !utf8.ValidString(comp.Sub(s).String()) {
+					panic("text is not UTF-8")
+				}
+			}
+		}
+	}
+	return dst
+}
+
+// lines gives b without terminators, blank bytes at line ends and framing.
+func lines(b []byte) string {
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune("\r\n\x00\x0b\x1c \t", r) {
+			return -1
+		}
+		return r
+	}, string(b))
+}

@@ -1,0 +1,66 @@
+package hl7
+
+// SplitMessages is a bufio.SplitFunc that cuts a file into messages: bare one
+// after the other, MLLP-wrapped, with CR, LF or CR LF, in batches. Header and
+// trailer lines of batches (FHS BHS BTS FTS) and blank bytes between messages
+// are left out. What is no message becomes a token of its own, for Parse to
+// refuse it with a reason. A Scanner's buffer must hold the largest message.
+func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	at := 0
+	for at < len(data) {
+		if c := data[at]; c == ' ' || c == '\t' || c == verticalTab || isTrailer(c) {
+			at++
+			continue
+		}
+		envelope := isEnvelope(data, at)
+		end, found := tokenEnd(data, at, envelope)
+		if !found && !atEOF {
+			break
+		}
+		if envelope {
+			at = end
+			continue
+		}
+		token = data[at:end]
+		for isTrailer(token[len(token)-1]) {
+			token = token[:len(token)-1]
+		}
+		return end, token, nil
+	}
+	return at, nil, nil
+}
+
+// tokenEnd gives the end of the message, junk or envelope line at start: an
+// MLLP byte or the next line that begins a message or a batch line, for an
+// envelope any next line.
+func tokenEnd(data []byte, start int, envelope bool) (end int, found bool) {
+	for i := start; i < len(data); i++ {
+		switch data[i] {
+		case verticalTab, fileSeparator:
+			return i, true
+		case '\r', '\n':
+			next := i + 1
+			if envelope {
+				return next, true
+			}
+			for next < len(data) && (data[next] == '\n' || data[next] == '\r') {
+				next++
+			}
+			if at := next + markLen(data[next:]); isHeaderAt(data, at, "MSH") || isEnvelope(data, at) {
+				return next, true
+			}
+		}
+	}
+	return len(data), false
+}
+
+// isEnvelope says whether a batch line starts at i (HL7 v2.9 §2.10.3).
+func isEnvelope(b []byte, i int) bool {
+	i += markLen(b[i:])
+	for _, name := range [...]string{"FHS", "BHS", "BTS", "FTS"} {
+		if isHeaderAt(b, i, name) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,339 @@
+package framing
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vitalgate/vitalgate/adapters"
+)
+
+// Counters of an adapter, over all its connections.
+type Counters struct {
+	Frames, Bytes, Replies, Dropped, Refused atomic.Uint64
+	lastFrame                                atomic.Int64
+}
+
+// Fill copies the counters into s.
+func (c *Counters) Fill(s *adapters.Status) {
+	s.Frames, s.Bytes, s.Replies = c.Frames.Load(), c.Bytes.Load(), c.Replies.Load()
+	s.Dropped, s.Refused = c.Dropped.Load(), c.Refused.Load()
+	if ns := c.lastFrame.Load(); ns != 0 {
+		s.LastFrame = time.Unix(0, ns)
+	}
+}
+
+// LineConfig is what a Line needs to know.
+type LineConfig struct {
+	Monitor, Via string
+	Framing      adapters.Framing
+	MaxMessage   int
+
+	// Pause is the silence after which a message that may be whole is taken as whole (Decoder.Silence).
+	Pause time.Duration
+	// Cut is the silence after which a message that has begun is given up (Decoder.Cut). 0 is never.
+	Cut time.Duration
+	// Slow is the longest time that a framed message may take from its first byte to its last. 0 is for ever.
+	Slow time.Duration
+
+	// Write sends bytes to the monitor. It must end by itself, with an error, when the monitor takes nothing.
+	Write func([]byte) error
+	// Broken is called once if Write fails. It should make the reading end.
+	Broken func()
+	Out    chan<- *adapters.Frame
+	Count  *Counters
+}
+
+// ErrSlow says that a message did not arrive whole in time. What was there of it has been delivered.
+var ErrSlow = errors.New("a message did not arrive whole in time")
+
+// Line is one open connection to a monitor, as seen from its bytes: Feed takes what was read, Tick the passing of time, End the
+// end of the reading, Close the end of all. Feed, Tick, End and Close are called by one goroutine; they block while Window
+// frames are unanswered or Out is full, which is how the monitor is held back.
+type Line struct {
+	cfg     LineConfig
+	dec     *Decoder
+	found   []Message
+	last    time.Time // of the last byte
+	begun   time.Time // of the message that is being read
+	dropped uint64    // as far as counted
+
+	window chan struct{} // a place per unanswered frame
+	done   chan struct{} // closed: nothing is written any more
+	wake   chan struct{}
+	writer sync.WaitGroup
+
+	mu      sync.Mutex
+	answers []*answer // unanswered, or waiting for one before them, in frame order
+	sending bool
+	closed  bool
+	repeat  []byte // HLLP: our last block, to send again when it is refused
+	repeats int
+}
+
+type answer struct {
+	ready bool
+	line  []byte // as it goes over the line; nil for nothing
+	reply bool   // a reply of the box (not a refusal by the adapter)
+}
+
+// maxRepeats bounds how often one HLLP block is sent again.
+const maxRepeats = 3
+
+// NewLine makes a Line and starts its writer, which Close ends.
+func NewLine(cfg LineConfig) (*Line, error) {
+	dec, err := NewDecoder(cfg.Framing, cfg.MaxMessage)
+	if err != nil {
+		return nil, err
+	}
+	l := &Line{
+		cfg: cfg, dec: dec, last: time.Now(),
+		window: make(chan struct{}, adapters.Window),
+		done:   make(chan struct{}),
+		wake:   make(chan struct{}, 1),
+	}
+	l.writer.Go(l.write)
+	return l, nil
+}
+
+// Feed decodes what was read and delivers the frames in it. The error is ErrSlow, or that of ctx, or adapters.ErrGone if the
+// monitor takes no answers any more.
+func (l *Line) Feed(ctx context.Context, p []byte) error {
+	l.last = time.Now()
+	l.cfg.Count.Bytes.Add(uint64(len(p)))
+	pending := l.dec.Pending()
+	l.dec.Write(p, l.collect)
+	if !pending || len(l.found) > 0 {
+		l.begun = l.last
+	}
+	if err := l.deliver(ctx); err != nil {
+		return err
+	}
+	return l.tooSlow(ctx)
+}
+
+// Tick applies the rules for silence. The errors are those of Feed.
+func (l *Line) Tick(ctx context.Context) error {
+	silent := time.Since(l.last)
+	switch {
+	case l.cfg.Cut > 0 && silent >= l.cfg.Cut:
+		l.dec.Cut(l.collect)
+	case silent >= l.cfg.Pause:
+		l.dec.Silence(l.collect)
+	}
+	if err := l.deliver(ctx); err != nil {
+		return err
+	}
+	return l.tooSlow(ctx)
+}
+
+func (l *Line) tooSlow(ctx context.Context) error {
+	if l.cfg.Slow == 0 || !l.dec.Pending() || time.Since(l.begun) < l.cfg.Slow {
+		return nil
+	}
+	l.dec.Cut(l.collect)
+	if err := l.deliver(ctx); err != nil {
+		return err
+	}
+	return ErrSlow
+}
+
+// Wake is when Tick should be called next if nothing is read until then; the zero time is never.
+func (l *Line) Wake() time.Time {
+	if !l.dec.Pending() {
+		return time.Time{}
+	}
+	var wake time.Time
+	sooner := func(t time.Time) {
+		if t.After(time.Now()) && (wake.IsZero() || t.Before(wake)) {
+			wake = t
+		}
+	}
+	sooner(l.last.Add(l.cfg.Pause))
+	if l.cfg.Cut > 0 {
+		sooner(l.last.Add(l.cfg.Cut))
+	}
+	if l.cfg.Slow > 0 {
+		sooner(l.begun.Add(l.cfg.Slow))
+	}
+	return wake
+}
+
+// Damaged notes that the next byte that is fed was damaged on the line.
+func (l *Line) Damaged() { l.dec.Damaged() }
+
+// End delivers what there is of a message that will not be completed.
+func (l *Line) End(ctx context.Context) error {
+	l.dec.Cut(l.collect)
+	return l.deliver(ctx)
+}
+
+// Drain waits until all frames are answered and the answers written, or until ctx ends or writing fails.
+func (l *Line) Drain(ctx context.Context) {
+	for range cap(l.window) {
+		select {
+		case l.window <- struct{}{}:
+		case <-l.done:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Close ends the writer, which is after its current Write. Answers after Close fail with adapters.ErrGone.
+func (l *Line) Close() {
+	l.shut()
+	l.writer.Wait()
+}
+
+func (l *Line) shut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed = true
+		close(l.done)
+	}
+}
+
+func (l *Line) collect(m Message) { l.found = append(l.found, m) }
+
+func (l *Line) deliver(ctx context.Context) error {
+	d := l.dec.Dropped()
+	l.cfg.Count.Dropped.Add(d - l.dropped)
+	l.dropped = d
+	defer func() { clear(l.found); l.found = l.found[:0] }()
+	for _, m := range l.found {
+		if m.Resend {
+			l.resend()
+			continue
+		}
+		select {
+		case l.window <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.done:
+			return adapters.ErrGone
+		}
+		a := &answer{}
+		l.mu.Lock()
+		l.answers = append(l.answers, a)
+		l.mu.Unlock()
+		answered := func(ack []byte) error { return l.answer(a, ack) }
+		if m.Nak != 0 {
+			l.refuse(a, m.Nak)
+			answered = func([]byte) error { return nil }
+		}
+		if m.Data == nil {
+			continue
+		}
+		f := adapters.NewFrame(l.cfg.Monitor, l.cfg.Via, m.Data, l.last, m.Notes, answered)
+		select {
+		case l.cfg.Out <- f:
+			l.cfg.Count.Frames.Add(1)
+			l.cfg.Count.lastFrame.Store(l.last.UnixNano())
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.done:
+			return adapters.ErrGone
+		}
+	}
+	if len(l.found) > 0 {
+		l.begun = time.Now() // time spent waiting for room is not the monitor's
+	}
+	return nil
+}
+
+func (l *Line) answer(a *answer, ack []byte) error {
+	var line []byte
+	if ack != nil {
+		line = Append(make([]byte, 0, len(ack)+16), l.cfg.Framing, ack)
+	}
+	return l.settle(a, line, ack != nil)
+}
+
+func (l *Line) refuse(a *answer, reason byte) { _ = l.settle(a, AppendNak(nil, reason), false) }
+
+func (l *Line) settle(a *answer, line []byte, reply bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return adapters.ErrGone
+	}
+	a.ready, a.line, a.reply = true, line, reply
+	l.signal()
+	return nil
+}
+
+func (l *Line) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// resend queues our last block again, ahead of nothing: it takes the place of an answer that asks for no place.
+func (l *Line) resend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.repeat == nil || l.repeats == maxRepeats {
+		return
+	}
+	l.repeats++
+	l.sending = true
+	l.signal()
+}
+
+// write sends the answers that are next, as many as there are in one Write.
+func (l *Line) write() {
+	var out []byte
+	for {
+		select {
+		case <-l.wake:
+		case <-l.done:
+			return
+		}
+		for {
+			var n int
+			var replies uint64
+			out, n, replies = l.next(out[:0])
+			if n == 0 && len(out) == 0 {
+				break
+			}
+			if len(out) > 0 {
+				if err := l.cfg.Write(out); err != nil {
+					l.shut()
+					l.cfg.Broken()
+					return
+				}
+			}
+			l.cfg.Count.Replies.Add(replies)
+			for range n {
+				<-l.window
+			}
+		}
+	}
+}
+
+// next takes the answers that are ready off the front and appends them to out.
+func (l *Line) next(out []byte) (_ []byte, n int, replies uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sending {
+		l.sending = false
+		out = append(out, l.repeat...)
+	}
+	for n < len(l.answers) && l.answers[n].ready {
+		a := l.answers[n]
+		out = append(out, a.line...)
+		if a.reply {
+			replies++
+			l.repeat, l.repeats = a.line, 0
+		}
+		n++
+	}
+	l.answers = append(l.answers[:0], l.answers[n:]...)
+	return out, n, replies
+}

@@ -1,0 +1,195 @@
+package facility
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nkeys"
+
+	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/enrolment"
+)
+
+// Enrol registers a box from its request and makes its grant. Leaves are the NATS leaf nodes for the box in order of
+// preference; without any, those of the invited wards that told where boxes reach them, then this peer.
+func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves []enrolment.Leaf) (*registry.Registration, *enrolment.Grant, error) {
+	ca, err := d.authority()
+	if err != nil {
+		return nil, nil, err
+	}
+	id, err := record.ParseBoxID(q.Box)
+	if err != nil {
+		return nil, nil, err
+	}
+	if id.Facility != c.Facility {
+		return nil, nil, fmt.Errorf("cannot enrol box %s: this is facility %s; the box must be configured for it, or be enrolled at its own facility and imported here", id, c.Facility)
+	}
+	reader, err := os.ReadFile(d.Reader())
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read the facility's reader key: %w", err)
+	}
+	if len(leaves) == 0 {
+		s, err := d.Registry().Load()
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, p := range s.Peers {
+			if p.Boxes != "" {
+				leaves = append(leaves, enrolment.Leaf{Name: p.Name, URL: p.Boxes})
+			}
+		}
+		if u := c.BoxURL(); u != "" {
+			leaves = append(leaves, enrolment.Leaf{Name: c.Name, URL: u})
+		}
+	}
+	if len(leaves) == 0 {
+		return nil, nil, errors.New("cannot enrol a box that could publish nowhere: set boxes.listen in peer.toml, or name leaf nodes with --leaf NAME=tls://HOST:PORT")
+	}
+	csr, err := q.CertificateRequest()
+	if err != nil {
+		return nil, nil, err
+	}
+	t := template("vitalgate box "+id.String(), certificateYears)
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	cert, err := ca.sign(t, csr.PublicKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := Pin(cert)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(kinds) == 0 {
+		kinds = registry.AllKinds
+	}
+	r := &registry.Registration{Version: registry.Version, Box: q.Box, DataKey: q.DataKey, TLSKey: p, NKey: q.NKey,
+		Claim: q.Protection, Software: q.Software, Kinds: kinds, Registered: time.Now().UTC().Truncate(time.Second)}
+	g := &enrolment.Grant{Version: enrolment.Version, Box: q.Box, CA: ca.pem, TLSCertificate: cert, Leaves: leaves,
+		Readers: enrolment.Readers{Network: []string{string(bytes.TrimSpace(reader))}, Patient: []string{}}}
+	return r, g, nil
+}
+
+// Invitation lets one ward peer into the facility. It holds secrets: mode 0600, and gone once it has been used.
+type Invitation struct {
+	Version      int      `json:"version"`
+	Facility     string   `json:"facility"`
+	Name         string   `json:"name"`
+	CA           string   `json:"ca"`                   // PEM
+	Certificate  string   `json:"certificate"`          // PEM
+	Key          string   `json:"key"`                  // PEM PKCS #8
+	Seed         string   `json:"seed"`                 // nkey user seed
+	Hubs         []string `json:"hubs"`                 // tls://host:port
+	Reader       string   `json:"reader"`               // public
+	ReaderSecret string   `json:"reader_key,omitempty"` // only where this peer may read
+}
+
+// Invite makes an invitation and registers its keys. Boxes is where boxes will reach the ward, host:port, or "".
+func Invite(d Dir, c *Config, name, boxes string, hosts []string, mayRead bool) (*Invitation, error) {
+	ca, err := d.authority()
+	if err != nil {
+		return nil, err
+	}
+	if c.PeerURL() == "" {
+		return nil, errors.New("cannot invite: this peer has no address for ward peers; set peers.listen in peer.toml")
+	}
+	if name == c.Name {
+		return nil, fmt.Errorf("cannot invite %q: that is the name of this peer", name)
+	}
+	if boxes != "" {
+		boxes = "tls://" + strings.TrimPrefix(boxes, "tls://")
+		u, err := url.Parse(boxes)
+		if err != nil || !validURL(boxes) {
+			return nil, fmt.Errorf("cannot invite: --boxes %q is not host:port", boxes)
+		}
+		hosts = append(hosts, u.Hostname())
+	}
+	reader, err := os.ReadFile(d.Reader())
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the facility's reader key: %w", err)
+	}
+	m, err := ca.member(c.Facility, name, hosts)
+	if err != nil {
+		return nil, err
+	}
+	p, err := Pin(m.cert)
+	if err != nil {
+		return nil, err
+	}
+	inv := &Invitation{Version: 1, Facility: c.Facility, Name: name, CA: m.ca, Certificate: m.cert, Key: m.key, Seed: m.seed,
+		Hubs: []string{c.PeerURL()}, Reader: string(bytes.TrimSpace(reader))}
+	if mayRead {
+		b, err := readSecret(d.ReaderKey())
+		if err != nil {
+			return nil, fmt.Errorf("cannot hand on the reader key: %w", err)
+		}
+		inv.ReaderSecret = string(bytes.TrimSpace(b))
+	}
+	err = d.Registry().PutPeer(&registry.Peer{Version: registry.Version, Name: name, NKey: m.nkey, TLSKey: p, Boxes: boxes,
+		Invited: time.Now().UTC().Truncate(time.Second)})
+	return inv, err
+}
+
+// Write stores the invitation at path, readable by its owner only, and replaces nothing.
+func (i *Invitation) Write(path string) error {
+	b, err := json.MarshalIndent(i, "", "  ")
+	if err != nil {
+		return err
+	}
+	return put(path, 0o600, append(b, '\n'))
+}
+
+// Join makes the data folder of a ward peer from an invitation. Listen addresses come from c.
+func Join(d Dir, invitation string, c Config) (*Config, error) {
+	b, err := readSecret(invitation)
+	if err != nil {
+		return nil, err
+	}
+	var i Invitation
+	dec := json.NewDecoder(io.LimitReader(bytes.NewReader(b), 1<<16))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&i); err != nil {
+		return nil, fmt.Errorf("cannot use the invitation %s: %w", invitation, err)
+	}
+	if i.Version != 1 {
+		return nil, fmt.Errorf("cannot use the invitation %s: version is %d, this program knows 1", invitation, i.Version)
+	}
+	if _, err := Pin(i.Certificate); err != nil {
+		return nil, fmt.Errorf("cannot use the invitation %s: certificate: %w", invitation, err)
+	}
+	if _, err := nkeys.FromSeed([]byte(i.Seed)); err != nil {
+		return nil, fmt.Errorf("cannot use the invitation %s: seed: %w", invitation, err)
+	}
+	if c.Facility != "" && c.Facility != i.Facility || c.Name != "" && c.Name != i.Name {
+		return nil, fmt.Errorf("cannot join as %s/%s: the invitation is for %s/%s; leave out --facility and --name", c.Facility, c.Name, i.Facility, i.Name)
+	}
+	c.Facility, c.Name, c.Peers.Hubs = i.Facility, i.Name, i.Hubs
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	err = create(d, func(d Dir) error {
+		m := member{ca: i.CA, cert: i.Certificate, key: i.Key, seed: i.Seed}
+		if err := m.write(d); err != nil {
+			return err
+		}
+		if i.ReaderSecret != "" {
+			if err := put(d.ReaderKey(), 0o600, []byte(i.ReaderSecret+"\n")); err != nil {
+				return err
+			}
+		}
+		return errors.Join(put(d.Reader(), 0o644, []byte(i.Reader+"\n")), put(d.Config(), 0o644, c.text()))
+	})
+	return &c, err
+}
+
+// DefaultInvitation is the file an invitation goes to where none is named.
+func DefaultInvitation(name string) string { return filepath.Clean(name + ".invitation.json") }

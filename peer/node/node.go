@@ -1,0 +1,376 @@
+// Package node runs the NATS server of a peer inside the peer's own process: the listener that boxes publish to, the
+// leaf-node listener or remotes that join the peers, one account per box, and the streams. Nothing of it is written by
+// hand: every account and permission follows from the registry.
+//
+// What the network can do at most (all allow-lists, held by tests):
+//
+//	a box       publishes obs.<facility>.<box>, receives its own acknowledgements under _ACK.<box>., nothing else
+//	a ward peer sends and receives peer.> and the answers to its own requests, nothing else
+//	a stranger  gets no byte: the TLS handshake comes first and needs a certificate that is pinned
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// MaxPayload bounds one NATS message, in bytes: the largest published record with room for headers.
+const MaxPayload = record.MaxPublished + 64<<10
+
+// Config is what a node needs to know. Addresses are host:port; an empty one means that there is no such listener.
+type Config struct {
+	Facility string
+	Name     string // of this peer, unique in the facility
+	Dir      string // JetStream's folder
+
+	ListenBoxes string
+	ListenPeers string
+	Hubs        []string // leaf-node URLs (tls://host:port) this peer joins
+
+	Certificate string // PEM file, for both listeners and for the remotes
+	Key         string // PEM file
+	CA          string // PEM file of the facility's authority
+	Pin         string // hex SHA-256 of the SubjectPublicKeyInfo of Certificate
+	Seed        string // nkey user seed (SU…) for the remotes
+
+	StreamBytes int64 // most bytes a box's stream keeps; the oldest go first
+	StoreBytes  int64 // most bytes of all streams
+}
+
+// Box is a box that may publish.
+type Box struct {
+	ID   record.BoxID
+	NKey string // public, U…
+	Pin  string // hex SHA-256 of the SubjectPublicKeyInfo of its TLS certificate
+}
+
+// Peer is a peer that may join by leaf node.
+type Peer struct {
+	Name string
+	NKey string
+	Pin  string
+}
+
+// Node is a running server.
+type Node struct {
+	config Config
+	log    *slog.Logger
+	ingest nkeys.KeyPair // of our own connections; they exist in this process only
+	peers  nkeys.KeyPair
+
+	mu     sync.Mutex            // guards reloads
+	known  map[record.BoxID]bool // accounts that the server has made
+	server *server.Server
+}
+
+// Start runs the server and returns once it takes connections.
+func Start(c Config, boxes []Box, peers []Peer, log *slog.Logger) (*Node, error) {
+	for _, a := range []string{c.ListenBoxes, c.ListenPeers} {
+		if err := free(a); err != nil {
+			return nil, err
+		}
+	}
+	n := &Node{config: c, log: log, known: map[record.BoxID]bool{}}
+	for _, b := range boxes {
+		n.known[b.ID] = true
+	}
+	var err error
+	if n.ingest, err = nkeys.CreateUser(); err != nil {
+		return nil, fmt.Errorf("cannot make a key: %w", err)
+	}
+	if n.peers, err = nkeys.CreateUser(); err != nil {
+		return nil, fmt.Errorf("cannot make a key: %w", err)
+	}
+	o, err := n.options(boxes, peers)
+	if err != nil {
+		return nil, err
+	}
+	if n.server, err = server.NewServer(o); err != nil {
+		return nil, fmt.Errorf("cannot set up the NATS server: %w", err)
+	}
+	n.server.SetLoggerV2(serverLog{log}, false, false, false)
+	n.server.Start()
+	if !n.server.ReadyForConnections(20 * time.Second) {
+		n.Stop()
+		return nil, errors.New("cannot start the NATS server: it did not become ready; its log lines above say why")
+	}
+	return n, nil
+}
+
+// Update puts the registry's present state into force: accounts, permissions and pinned certificates. Connections
+// of what is no longer registered are cut.
+func (n *Node) Update(boxes []Box, peers []Peer) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	// For a new box twice, because nats-server 2.15.2 makes the account at the first reload and subscribes to its
+	// service imports only where it finds the account already there: else the box gets "no responders".
+	reloads := 1
+	for _, b := range boxes {
+		if !n.known[b.ID] {
+			n.known[b.ID] = true
+			reloads = 2
+		}
+	}
+	for range reloads {
+		o, err := n.options(boxes, peers)
+		if err != nil {
+			return err
+		}
+		if err := n.server.ReloadOptions(o); err != nil {
+			return fmt.Errorf("cannot put the registry's change into force in the NATS server: %w; restart vitalpeer", err)
+		}
+	}
+	return nil
+}
+
+// Stop ends the server and waits for it.
+func (n *Node) Stop() {
+	n.server.Shutdown()
+	n.server.WaitForShutdown()
+}
+
+// BoxAddress is where boxes connect, PeerAddress where peers do; nil where there is no such listener.
+func (n *Node) BoxAddress() net.Addr {
+	if n.config.ListenBoxes == "" {
+		return nil
+	}
+	return n.server.Addr()
+}
+
+// Leaves is the number of leaf-node connections, in either direction.
+func (n *Node) Leaves() int { return n.server.NumLeafNodes() }
+
+// Ingest connects to the account that holds the streams.
+func (n *Node) Ingest() (*nats.Conn, error) { return n.connect("ingest", n.ingest, "_INBOX") }
+
+// Peers connects to the account that the peers share. Answers come to _PEER.<name>., which the hub lets through to
+// this peer only.
+func (n *Node) Peers() (*nats.Conn, error) {
+	return n.connect("peers", n.peers, "_PEER."+n.config.Name)
+}
+
+func (n *Node) connect(what string, key nkeys.KeyPair, inbox string) (*nats.Conn, error) {
+	pub, err := key.PublicKey()
+	if err != nil {
+		return nil, err
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(n.server), nats.Nkey(pub, key.Sign), nats.CustomInboxPrefix(inbox),
+		nats.Name(n.config.Name+" "+what), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
+		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) {
+			n.log.Warn("own connection to the NATS server", "account", what, "error", err)
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to the NATS server in this process: %w", err)
+	}
+	return nc, nil
+}
+
+// StreamName is the name of the box's stream.
+func StreamName(id record.BoxID) string { return "OBS_" + id.Facility + "_" + id.Name }
+
+// Stream creates or updates the box's stream. Called at every start, it also takes up the data of a stream whose
+// description a power cut has destroyed.
+func (n *Node) Stream(ctx context.Context, js jetstream.JetStream, id record.BoxID) (jetstream.Stream, error) {
+	s, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:               StreamName(id),
+		Description:        "records of box " + id.String(),
+		Subjects:           []string{id.Subject()},
+		Storage:            jetstream.FileStorage,
+		Retention:          jetstream.LimitsPolicy,
+		Discard:            jetstream.DiscardOld,
+		MaxBytes:           n.config.StreamBytes,
+		MaxMsgSize:         int32(MaxPayload),
+		Replicas:           1,
+		DenyDelete:         true,
+		DenyPurge:          true,
+		AllowDirect:        true,
+		AllowAtomicPublish: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the stream of box %s: %w", id, err)
+	}
+	return s, nil
+}
+
+// free says whether the address can be listened on, because the server itself would end the process.
+func free(address string) error {
+	if address == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("cannot listen on %s: another program holds this port; stop it, or name another address in peer.toml", address)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s: %w; name another address in peer.toml", address, err)
+	}
+	return l.Close()
+}
+
+func (n *Node) options(boxes []Box, peers []Peer) (*server.Options, error) {
+	text, err := n.text(boxes, peers)
+	if err != nil {
+		return nil, err
+	}
+	o := &server.Options{}
+	if err := o.ProcessConfigString(text); err != nil {
+		return nil, fmt.Errorf("cannot configure the NATS server: %w", err)
+	}
+	o.NoSigs = true
+	o.DontListen = n.config.ListenBoxes == ""
+	if o.TLSConfig != nil {
+		o.TLSConfig.VerifyConnection = pinned(boxes)
+	}
+	return o, nil
+}
+
+// pinned lets only the certificates of registered boxes through the TLS handshake. The server's own pinned_certs would
+// cut our in-process connections, which have no certificate, at every change of the registry.
+func pinned(boxes []Box) func(tls.ConnectionState) error {
+	pins := make(map[string]bool, len(boxes))
+	for _, b := range boxes {
+		pins[b.Pin] = true
+	}
+	return func(s tls.ConnectionState) error {
+		if len(s.PeerCertificates) == 0 {
+			return errors.New("no client certificate")
+		}
+		sum := sha256.Sum256(s.PeerCertificates[0].RawSubjectPublicKeyInfo)
+		if !pins[hex.EncodeToString(sum[:])] {
+			return errors.New("the client certificate is of no registered box")
+		}
+		return nil
+	}
+}
+
+// text is the server's whole configuration. It holds this peer's seed, so it is never written or logged.
+func (n *Node) text(boxes []Box, peers []Peer) (string, error) {
+	c := &n.config
+	ingest, err := n.ingest.PublicKey()
+	if err != nil {
+		return "", err
+	}
+	own, err := n.peers.PublicKey()
+	if err != nil {
+		return "", err
+	}
+	var t text
+	t.line(`server_name: %s`, c.Facility+"-"+c.Name)
+	host, port, err := hostPort(c.ListenBoxes)
+	if err != nil {
+		return "", err
+	}
+	t.line(`host: %s`, host)
+	t.raw("port: " + port)
+	t.raw(`max_payload: ` + fmt.Sprint(MaxPayload))
+	t.raw(`max_control_line: 4096
+ping_interval: "5s"
+ping_max: 2
+write_deadline: "5s"
+lame_duck_duration: "30s"
+lame_duck_grace_period: "1s"
+logtime: false`)
+	if c.ListenBoxes != "" {
+		t.raw("tls {")
+		t.tls(c, nil)
+		t.raw("verify: true\nhandshake_first: true\ntimeout: 3\n}")
+	}
+	t.raw("jetstream {")
+	t.line(`store_dir: %s`, filepath.Join(c.Dir, "nats"))
+	t.raw(fmt.Sprintf("sync_interval: always\nmax_memory_store: %d\nmax_file_store: %d\n}", 64<<20, c.StoreBytes))
+
+	if c.ListenPeers != "" || len(c.Hubs) > 0 {
+		t.raw("leafnodes {\nreconnect: \"1s\"\nno_advertise: true\ncompression: off\nisolate_leafnode_interest: true")
+		if c.ListenPeers != "" {
+			host, port, err := hostPort(c.ListenPeers)
+			if err != nil {
+				return "", err
+			}
+			t.line(`host: %s`, host)
+			t.raw("port: " + port + "\ntls {")
+			pins := []string{c.Pin}
+			for _, p := range peers {
+				pins = append(pins, p.Pin)
+			}
+			t.tls(c, pins)
+			t.raw("verify: true\nhandshake_first: true\ntimeout: 3\n}")
+		}
+		if len(c.Hubs) > 0 {
+			t.raw("remotes: [ {")
+			t.list("urls", c.Hubs)
+			t.line(`account: PEERS`)
+			t.line(`nkey: %s`, c.Seed)
+			t.raw("no_randomize: true\nignore_discovered_servers: true\ncompression: off\ndial_timeout: \"5s\"\nfirst_info_timeout: \"5s\"\ntls {")
+			t.tls(c, nil)
+			t.raw("handshake_first: true\ntimeout: 3\n}\n} ]")
+		}
+		t.raw("}")
+	}
+
+	t.raw("accounts {\nINGEST {\njetstream: enabled\nusers: [ {")
+	t.line(`nkey: %s`, ingest)
+	t.raw("allowed_connection_types: [\"IN_PROCESS\"]\n} ]\nexports: [")
+	for _, b := range boxes {
+		t.line(`{ service: %s, accounts: [ %s ] }`, b.ID.Subject(), account(b.ID))
+	}
+	t.raw("]\n}\nPEERS {\nusers: [ {")
+	t.line(`nkey: %s`, own)
+	t.raw("allowed_connection_types: [\"IN_PROCESS\"]\n}")
+	for _, p := range peers {
+		t.line(`{ nkey: %s, allowed_connection_types: ["LEAFNODE"], permissions {`, p.NKey)
+		t.raw("publish {")
+		t.list("allow", []string{"peer.head.>", "peer.pull.>", "_PEER.*.>"})
+		t.raw("}\nsubscribe {")
+		t.list("allow", []string{"peer.head.>", "peer.pull." + p.Name + ".>", "_PEER." + p.Name + ".>"})
+		t.raw("} } }")
+	}
+	t.raw("]\n}")
+	for _, b := range boxes {
+		t.line(`%s {`, account(b.ID))
+		t.line(`imports: [ { service: { account: INGEST, subject: %s } } ]`, b.ID.Subject())
+		// Two connections, because the server may not have noticed yet that the first one is dead.
+		t.raw(fmt.Sprintf("limits { max_connections: 2, max_subscriptions: 8, max_leafnodes: 0, max_payload: %d }", MaxPayload))
+		t.line(`users: [ { nkey: %s, allowed_connection_types: ["STANDARD"], permissions {`, b.NKey)
+		t.raw("publish {")
+		t.list("allow", []string{b.ID.Subject()})
+		t.raw("}\nsubscribe {")
+		t.list("allow", []string{"_ACK." + b.ID.Name + ".>"})
+		t.raw("} } } ]\n}")
+	}
+	t.raw("}")
+	return t.String(), nil
+}
+
+// account is the name of the box's account. Neither part holds "_", so no two boxes share one.
+func account(id record.BoxID) string { return "BOX_" + id.Facility + "_" + id.Name }
+
+// hostPort splits an address for the server, to which port -1 means any free one.
+func hostPort(address string) (host, port string, err error) {
+	if address == "" {
+		return "127.0.0.1", "-1", nil
+	}
+	if host, port, err = net.SplitHostPort(address); err != nil {
+		return "", "", fmt.Errorf("cannot listen on %q: write host:port", address)
+	}
+	if port == "0" {
+		port = "-1"
+	}
+	return host, port, nil
+}

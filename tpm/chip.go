@@ -386,10 +386,7 @@ func (c *chip) count(t transport.TPM) (uint64, error) {
 		_, err = tpm2.NVDefineSpace{
 			AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: salted(c.keys[srkKey], encrypted)},
 			Auth:       tpm2.TPM2BAuth{Buffer: []byte(c.id.Auth)},
-			PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
-				NVIndex: counterHandle, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
-				Attributes: tpm2.TPMANV{AuthWrite: true, AuthRead: true, OwnerRead: true, NT: tpm2.TPMNTCounter, NoDA: true},
-			}),
+			PublicInfo: tpm2.New2B(counterArea()),
 		}.Execute(t)
 		if err != nil {
 			return 0, fmt.Errorf("cannot make the boot counter: %w", err)
@@ -419,6 +416,13 @@ func (c *chip) count(t transport.TPM) (uint64, error) {
 		return 0, fmt.Errorf("cannot read the boot counter: it has %d bytes, not 8", len(r.Data.Buffer))
 	}
 	return binary.BigEndian.Uint64(r.Data.Buffer), nil
+}
+
+func counterArea() tpm2.TPMSNVPublic {
+	return tpm2.TPMSNVPublic{
+		NVIndex: counterHandle, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
+		Attributes: tpm2.TPMANV{AuthWrite: true, AuthRead: true, OwnerRead: true, NT: tpm2.TPMNTCounter, NoDA: true},
+	}
 }
 
 func counterName(t transport.TPM) (tpm2.TPM2BName, error) {

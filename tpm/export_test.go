@@ -114,3 +114,39 @@ func OpenFaulty(ctx context.Context, dir string, fault Fault) (*TPM, error) {
 	}
 	return &TPM{class: Emulated, label: labelEmulated, keeper: c, lock: lock}, nil
 }
+
+// EvictEndorsementKeys removes the endorsement keys the maker left in place, as if this were another maker's chip.
+func (t *TPM) EvictEndorsementKeys() error {
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bus.ctx = context.Background()
+	for _, h := range []tpm2.TPMHandle{0x81010001, 0x81010016} {
+		k, err := readKey(c.bus, h)
+		if err != nil {
+			return err
+		}
+		_, err = tpm2.EvictControl{
+			Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHPlatform, Auth: tpm2.PasswordAuth(nil)},
+			ObjectHandle:     &tpm2.NamedHandle{Handle: h, Name: k.name},
+			PersistentHandle: h,
+		}.Execute(c.bus)
+		if err != nil {
+			_, err = tpm2.EvictControl{
+				Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+				ObjectHandle:     &tpm2.NamedHandle{Handle: h, Name: k.name},
+				PersistentHandle: h,
+			}.Execute(c.bus)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DecodeAttest reads a statement that nobody signed.
+func DecodeAttest(data []byte) error {
+	_, err := decode[tpm2.TPMSAttest](data)
+	return err
+}

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// swtpm is a child process that emulates a TPM, reached over a socket pair: no path, no port, and it ends when our end
-// of the pair closes, however we die.
+// swtpm is a child process that emulates a TPM, reached over a socket pair: no path, no port, nothing left behind. It ends
+// when our end of the pair closes, and by Pdeathsig when we are killed: with a command under way it overlooks the close.
 type swtpm struct {
 	conn   net.Conn
 	cmd    *exec.Cmd

@@ -3,7 +3,7 @@
 //
 // The keys live in /dev/tpmrm0, in a spawned swtpm, or, where neither exists, in a file. What protects them is told by
 // [TPM.Class] and [TPM.Label]; a file is never called anything but "NOT A TPM". Peers do not trust that word: they
-// decide from the endorsement certificate (its chain to a vendor).
+// decide from the endorsement certificate ([EndorsementKey.Verify]).
 //
 // What stands in the chip (TPM 2.0 Library, part 2; TCG "TPM 2.0 Keys for Device Identity and Attestation"):
 //

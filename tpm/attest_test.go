@@ -1,0 +1,384 @@
+package tpm_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/tpm"
+	"github.com/vitalgate/vitalgate/tpm/tpmtest"
+)
+
+func attestor(t testing.TB, x *tpm.TPM) (*tpm.Attestor, *tpm.LAK) {
+	t.Helper()
+	a, err := x.Attestor()
+	must(t, err)
+	lak, err := tpm.ParseLAK(a.Areas().LAK)
+	must(t, err)
+	return a, lak
+}
+
+var nonce = bytes.Repeat([]byte{7}, 32)
+
+func refused(t *testing.T, err error, why string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), why) {
+		t.Errorf("want a refusal for %q, got %v", why, err)
+	}
+}
+
+func TestCertifiedKeys(t *testing.T) {
+	x, other := tpmtest.Open(t), tpmtest.Open(t)
+	a, lak := attestor(t, x)
+	b, stranger := attestor(t, other)
+	areas := a.Areas()
+
+	data, err := a.CertifyData(t.Context(), nonce)
+	must(t, err)
+	got, e, err := lak.Certified(data, nonce, areas.Data)
+	must(t, err)
+	if !got.Equal(x.Data().Public()) {
+		t.Fatal("certified is not the key that signs")
+	}
+	if e.Resets != x.Boot().Resets || e.Restarts != x.Boot().Restarts {
+		t.Fatalf("the statement has %+v, the box says %+v: the LAK is not in the endorsement hierarchy", e, x.Boot())
+	}
+	client, err := a.CertifyTLS(t.Context(), nonce)
+	must(t, err)
+	got, _, err = lak.Certified(client, nonce, areas.TLS)
+	must(t, err)
+	if !got.Equal(x.TLS().Public()) {
+		t.Fatal("certified is not the TLS key")
+	}
+
+	_, _, err = lak.Certified(client, nonce, areas.Data)
+	refused(t, err, "another key")
+	_, _, err = lak.Certified(data, nonce, b.Areas().Data)
+	refused(t, err, "another key")
+	_, _, err = lak.Certified(data, nonce[1:], areas.Data)
+	refused(t, err, "another question")
+	_, _, err = stranger.Certified(data, nonce, areas.Data)
+	refused(t, err, "not the attestation key's")
+	_, _, err = lak.Certified(data, nonce, areas.LAK)
+	refused(t, err, "other attributes")
+	counter, err := a.CertifyCounter(t.Context(), nonce)
+	must(t, err)
+	_, _, err = lak.Certified(counter, nonce, areas.Data)
+	refused(t, err, "another kind")
+	for i := range areas.Data { // an area with weaker attributes, another key, another scheme
+		bad := bytes.Clone(areas.Data)
+		bad[i] ^= 1
+		if _, _, err := lak.Certified(data, nonce, bad); err == nil {
+			t.Errorf("accepted with byte %d of the public area changed", i)
+		}
+	}
+	for i := range data.Attest {
+		bad := tpm.Statement{Attest: bytes.Clone(data.Attest), Signature: data.Signature}
+		bad.Attest[i] ^= 1
+		if _, _, err := lak.Certified(bad, nonce, areas.Data); err == nil {
+			t.Errorf("accepted with byte %d of the statement changed", i)
+		}
+	}
+}
+
+// The data key signs any digest, so it will sign a forged statement. Nobody may take that for the LAK's word.
+func TestForgedStatement(t *testing.T) {
+	x := tpmtest.Open(t)
+	a, _ := attestor(t, x)
+	_, err := tpm.ParseLAK(a.Areas().Data)
+	refused(t, err, "other attributes")
+	for i := range a.Areas().LAK {
+		bad := a.Areas().LAK
+		bad[i] ^= 1
+		if _, err := tpm.ParseLAK(bad); err == nil {
+			t.Errorf("a LAK with byte %d of its public area changed is accepted", i)
+		}
+	}
+}
+
+func TestCountedBoots(t *testing.T) {
+	dir := tpmtest.Dir(t)
+	var last uint64
+	for range 3 {
+		x := open(t, "swtpm", dir)
+		a, lak := attestor(t, x)
+		s, err := a.CertifyCounter(t.Context(), nonce)
+		must(t, err)
+		n, _, err := lak.Counted(s, nonce)
+		must(t, err)
+		if n != x.Boot().Counter || n <= last {
+			t.Fatalf("the TPM counts %d, the box says %d, before it was %d", n, x.Boot().Counter, last)
+		}
+		last = n
+		_, _, err = lak.Counted(s, nil)
+		refused(t, err, "another question")
+		data, err := a.CertifyData(t.Context(), nonce)
+		must(t, err)
+		_, _, err = lak.Counted(data, nonce)
+		refused(t, err, "another kind")
+		stop(t, x)
+	}
+}
+
+func TestQuotedPCRs(t *testing.T) {
+	x := tpmtest.Open(t)
+	a, lak := attestor(t, x)
+	numbers := []uint{11, 0, 1, 2, 3, 4, 5, 6, 7, 9, 23}
+	s, values, err := a.Quote(t.Context(), nonce, numbers...)
+	must(t, err)
+	if len(values) != len(numbers) {
+		t.Fatalf("%d values for %d PCRs", len(values), len(numbers))
+	}
+	_, err = lak.Quoted(s, nonce, values)
+	must(t, err)
+	_, err = lak.Quoted(s, nil, values)
+	refused(t, err, "another question")
+	values[7][0] ^= 1
+	_, err = lak.Quoted(s, nonce, values)
+	refused(t, err, "other values")
+	values[7] = values[7][1:]
+	_, err = lak.Quoted(s, nonce, values)
+	refused(t, err, "31 bytes")
+	delete(values, 7)
+	_, err = lak.Quoted(s, nonce, values)
+	refused(t, err, "other PCRs")
+	_, _, err = a.Quote(t.Context(), nonce, 24)
+	refused(t, err, "no PCR 24")
+}
+
+func TestStatementsSurviveADeadSwtpm(t *testing.T) {
+	x := tpmtest.Open(t)
+	a, lak := attestor(t, x)
+	x.Kill(syscall.SIGKILL)
+	s, err := a.CertifyData(t.Context(), nonce)
+	must(t, err)
+	_, e, err := lak.Certified(s, nonce, a.Areas().Data)
+	must(t, err)
+	if e.Resets != x.Boot().Resets {
+		t.Fatalf("the statement has %d resets, the box says %d", e.Resets, x.Boot().Resets)
+	}
+}
+
+func TestSoftwareKeyHasNobodyToVouch(t *testing.T) {
+	x := open(t, "software", filepath.Join(t.TempDir(), "tpm"))
+	defer stop(t, x)
+	if _, err := x.Attestor(); !errors.Is(err, tpm.ErrNoTPM) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// manufactured is a swtpm with endorsement keys and certificates of its own authority.
+func manufactured(t *testing.T) (*tpm.TPM, tpm.Authorities) {
+	t.Helper()
+	tpmtest.Dir(t) // skips
+	for _, tool := range []string{"swtpm_setup", "swtpm_localca", "certtool"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed: tests of endorsement certificates are left out", tool)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "tpm")
+	x := open(t, "swtpm", dir)
+	t.Cleanup(func() { x.Close() })
+	pool := func(file string) *x509.CertPool {
+		pem, err := os.ReadFile(filepath.Join(dir, "swtpm", "ca", file))
+		must(t, err)
+		p := x509.NewCertPool()
+		if !p.AppendCertsFromPEM(pem) {
+			t.Fatalf("no certificate in %s", file)
+		}
+		return p
+	}
+	return x, tpm.Authorities{Emulated: pool("swtpm-localca-rootca-cert.pem"), Intermediates: pool("issuercert.pem")}
+}
+
+func TestEnrolment(t *testing.T) {
+	x, authorities := manufactured(t)
+	a, lak := attestor(t, x)
+	other := tpmtest.Open(t)
+	b, stranger := attestor(t, other)
+
+	strangers := x509.NewCertPool()
+	c, err := x509.ParseCertificate(selfSigned(t))
+	must(t, err)
+	strangers.AddCert(c)
+
+	keys, err := a.EndorsementKeys(t.Context())
+	must(t, err)
+	if len(keys) != 2 {
+		t.Fatalf("%d endorsement keys, swtpm has an RSA-2048 and a P-384 one", len(keys))
+	}
+	for _, key := range keys {
+		wire, err := json.Marshal(key) // as it travels in a file
+		must(t, err)
+		var ek tpm.EndorsementKey
+		must(t, json.Unmarshal(wire, &ek))
+		class, err := ek.Verify(authorities, time.Now())
+		must(t, err)
+		if class != tpm.Emulated {
+			t.Fatalf("class %q", class)
+		}
+		challenge, secret, err := ek.Challenge(lak)
+		must(t, err)
+		answer, err := a.Activate(t.Context(), ek, challenge)
+		must(t, err)
+		if !bytes.Equal(answer, secret) {
+			t.Fatal("the TPM read another secret")
+		}
+
+		_, err = ek.Verify(tpm.Authorities{Hardware: strangers, Intermediates: authorities.Intermediates}, time.Now())
+		refused(t, err, "unknown authority")
+		_, err = ek.Verify(authorities, time.Now().AddDate(-10, 0, 0))
+		refused(t, err, "not yet valid")
+		_, err = ek.Verify(tpm.Authorities{}, time.Now())
+		refused(t, err, "no authority")
+		swapped := tpm.EndorsementKey{Area: ek.Area, Certificate: keys[0].Certificate}
+		if bytes.Equal(ek.Certificate, keys[0].Certificate) {
+			swapped.Certificate = keys[1].Certificate
+		}
+		_, err = swapped.Verify(authorities, time.Now())
+		refused(t, err, "another key")
+		_, err = tpm.EndorsementKey{Area: ek.Area}.Verify(authorities, time.Now())
+		refused(t, err, "no certificate")
+
+		// A box that shows this TPM's certificate but another TPM's keys cannot answer.
+		challenge, _, err = ek.Challenge(stranger)
+		must(t, err)
+		if _, err := a.Activate(t.Context(), ek, challenge); err == nil {
+			t.Fatal("the TPM answered a challenge for another attestation key")
+		}
+		if _, err := b.Activate(t.Context(), ek, challenge); err == nil || !strings.Contains(err.Error(), "another TPM") {
+			t.Fatalf("another TPM and the challenge for this one: %v", err)
+		}
+		challenge.Credential[0] ^= 1
+		if _, err := a.Activate(t.Context(), ek, challenge); err == nil {
+			t.Fatal("the TPM answered a changed challenge")
+		}
+	}
+	signs(t, x.Data()) // and all that refusing has not harmed the box
+}
+
+func TestEndorsementKeyWithoutCertificate(t *testing.T) {
+	x := tpmtest.Open(t)
+	a, lak := attestor(t, x)
+	keys, err := a.EndorsementKeys(t.Context())
+	must(t, err)
+	if len(keys) != 1 || keys[0].Certificate != nil {
+		t.Fatalf("%d keys", len(keys))
+	}
+	challenge, secret, err := keys[0].Challenge(lak) // it can still answer: an authority may know the key itself
+	must(t, err)
+	answer, err := a.Activate(t.Context(), keys[0], challenge)
+	must(t, err)
+	if !bytes.Equal(answer, secret) {
+		t.Fatal("the TPM read another secret")
+	}
+}
+
+// The templates must give the very keys the maker has certified, on a chip that does not keep them in place.
+func TestEndorsementTemplates(t *testing.T) {
+	x, _ := manufactured(t)
+	a, _ := attestor(t, x)
+	kept, err := a.EndorsementKeys(t.Context())
+	must(t, err)
+	must(t, x.EvictEndorsementKeys())
+	made, err := a.EndorsementKeys(t.Context())
+	must(t, err)
+	if !slices.EqualFunc(kept, made, func(a, b tpm.EndorsementKey) bool {
+		return bytes.Equal(a.Area, b.Area) && bytes.Equal(a.Certificate, b.Certificate)
+	}) {
+		t.Fatalf("kept %d keys, made %d other ones", len(kept), len(made))
+	}
+}
+
+func TestEndorsementCertificateQuirks(t *testing.T) {
+	cert := selfSigned(t)
+	for name, data := range map[string][]byte{
+		"alone":       cert,
+		"padded ff":   append(bytes.Clone(cert), bytes.Repeat([]byte{0xff}, 300)...),
+		"padded 00":   append(bytes.Clone(cert), make([]byte, 300)...),
+		"1.2 header":  append([]byte{0x10, 0x01, 0x00, byte(len(cert) >> 8), byte(len(cert))}, cert...),
+		"header, pad": append(append([]byte{0x10, 0x01, 0x00, byte(len(cert) >> 8), byte(len(cert))}, cert...), 0xff, 0xff),
+	} {
+		c, err := tpm.ParseEndorsementCertificate(data)
+		if err != nil || !bytes.Equal(c.Raw, cert) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, data := range map[string][]byte{
+		"nothing":        nil,
+		"only padding":   bytes.Repeat([]byte{0xff}, 100),
+		"cut short":      cert[:len(cert)-1],
+		"something else": append(bytes.Clone(cert), 1, 2, 3),
+	} {
+		if _, err := tpm.ParseEndorsementCertificate(data); err == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+}
+
+func selfSigned(t testing.TB) []byte {
+	x := open(t, "software", filepath.Join(t.TempDir(), "ca"))
+	defer stop(t, x)
+	tmpl := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
+	return certificate(t, tmpl, tmpl, x.Data().Public(), x.Data()).Raw
+}
+
+func FuzzParseEndorsementCertificate(f *testing.F) {
+	cert := selfSigned(f)
+	f.Add(cert)
+	f.Add(append([]byte{0x10, 0x01, 0x00, 0, 0}, cert...))
+	f.Add([]byte{0xff, 0xff})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := tpm.ParseEndorsementCertificate(data)
+		if (c == nil) == (err == nil) {
+			t.Fatal("neither a certificate nor an error")
+		}
+	})
+}
+
+// What a lying box sends to those who verify it.
+func FuzzVerify(f *testing.F) {
+	f.Add([]byte{0, 0x23, 0, 0x0b}, []byte("\xffTCG\x80\x17"), []byte{0x30, 6, 2, 1, 1, 2, 1, 1})
+	if _, err := exec.LookPath("swtpm"); err == nil {
+		x := tpmtest.Open(f)
+		a, _ := attestor(f, x)
+		s, err := a.CertifyData(f.Context(), nonce)
+		must(f, err)
+		f.Add(a.Areas().LAK, s.Attest, s.Signature)
+		f.Add(a.Areas().Data, s.Attest, s.Signature)
+		keys, err := a.EndorsementKeys(f.Context())
+		must(f, err)
+		f.Add(keys[0].Area, s.Attest, s.Signature)
+	}
+	f.Fuzz(func(t *testing.T, area, attest, sig []byte) {
+		tpm.DecodeAttest(attest)
+		if lak, err := tpm.ParseLAK(area); err == nil {
+			s := tpm.Statement{Attest: attest, Signature: sig}
+			lak.Certified(s, nonce, area)
+			lak.Quoted(s, nonce, tpm.PCRs{0: make([]byte, 32)})
+			lak.Counted(s, nonce)
+			(tpm.EndorsementKey{Area: area}).Challenge(lak)
+		}
+		ek := tpm.EndorsementKey{Area: area, Certificate: attest}
+		ek.Verify(tpm.Authorities{}, time.Now())
+		ek.Challenge(&tpm.LAK{})
+	})
+}
+
+func BenchmarkCertifyCounter(b *testing.B) {
+	a, _ := attestor(b, tpmtest.Open(b))
+	for b.Loop() {
+		if _, err := a.CertifyCounter(b.Context(), nonce); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

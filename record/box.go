@@ -41,3 +41,12 @@ func validName(s string) bool {
 	}
 	return true
 }
+
+// ParseOrigin is the inverse of Origin.
+func ParseOrigin(s string) (BoxID, error) {
+	id, ok := strings.CutPrefix(s, "vitalgate/")
+	if !ok {
+		return BoxID{}, fmt.Errorf("cannot read origin %.80q: it does not begin with vitalgate/", s)
+	}
+	return ParseBoxID(id)
+}

@@ -46,7 +46,7 @@ func (c Checkpoint) AppendText(dst []byte) []byte {
 }
 
 func (c Checkpoint) check() error {
-	if _, err := ParseBoxID(strings.TrimPrefix(c.Origin, "vitalgate/")); err != nil || !strings.HasPrefix(c.Origin, "vitalgate/") {
+	if _, err := ParseOrigin(c.Origin); err != nil {
 		return errors.New("the origin is not vitalgate/facility/name")
 	}
 	if c.Size >= MaxIndex {

@@ -1,0 +1,507 @@
+package logfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// Options of Open. The zero value is good.
+type Options struct {
+	SegmentBytes int64 // a segment ends at the first Sync after it has grown to this; 0 means 8 MiB
+
+	system *syscalls // a test's
+}
+
+// Bounds of what one checkpoint signs, where Unsigned proposes it: they bound the memory of a Reader.
+const (
+	groupLeaves = 4096
+	groupBytes  = 4 << 20
+)
+
+const writeBytes = 1 << 20 // the buffer of Append is written out at this size even without Sync
+
+// ErrPoisoned says that a sync failed, so that nobody knows what is on the disk. Only opening the log anew tells.
+var ErrPoisoned = errors.New("the log is poisoned by a failed sync")
+
+// Log is a log that is open for writing. Its methods may be called from several goroutines, but the error of a Sync is
+// meant for all who appended before it: let one goroutine append and sync for the others.
+type Log struct {
+	dir   string
+	limit int64
+	sys   *syscalls
+	lock  *os.File
+	view  atomic.Pointer[view] // what readers see
+	torn  int64
+
+	mu       sync.Mutex
+	file     *os.File // the last segment
+	buf      []byte   // entries that are not written yet
+	written  int64    // where they belong
+	now      state
+	durable  state // as of the last Sync
+	safe     int64 // bytes of the last segment as of then
+	handed   record.Tree
+	segments []segment // replaced, never changed in place
+	err      error     // why the log takes nothing
+	poisoned bool
+}
+
+// state is what the entries say.
+type state struct {
+	tree record.Tree
+	note record.SignedCheckpoint
+	last record.Checkpoint
+	cuts []record.Tree // where Unsigned proposes to sign, ascending; replaced, never changed in place
+	cut  int64         // bytes of leaves after the last cut
+}
+
+// view is what is durable, for readers.
+type view struct {
+	segments []segment
+	end      int64 // bytes of the last of them
+	signed   uint64
+}
+
+// size is that of segment i.
+func (v *view) size(i int) int64 {
+	if i == len(v.segments)-1 {
+		return v.end
+	}
+	return v.segments[i].size
+}
+
+// Open opens the log in dir, which it makes where there is none, and takes the lock of the writer. A torn tail of the last
+// segment, that is what no Sync had returned for, is cut off. Other damage is an error that names the file and the offset.
+func Open(dir string, o Options) (*Log, error) {
+	l := &Log{dir: dir, limit: o.SegmentBytes, sys: o.system}
+	if l.limit <= 0 {
+		l.limit = 8 << 20
+	}
+	if l.sys == nil {
+		l.sys = &system
+	}
+	if err := l.open(); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot open log %s: %w", dir, err)
+	}
+	return l, nil
+}
+
+func (l *Log) open() (err error) {
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return err
+	}
+	if l.lock, err = lockDir(l.dir); err != nil {
+		return err
+	}
+	if err := l.sys.syncDir(filepath.Dir(filepath.Clean(l.dir))); err != nil {
+		return err
+	}
+	if err := l.sys.unlink(filepath.Join(l.dir, temporary)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if l.segments, err = listSegments(l.dir); err != nil {
+		return err
+	}
+	if len(l.segments) == 0 {
+		if err := l.begin(); err != nil {
+			return err
+		}
+	} else if err := l.recover(); err != nil {
+		return err
+	}
+	l.publish()
+	return nil
+}
+
+// recover reads the headers of all segments and the entries of the last.
+func (l *Log) recover() error {
+	last := len(l.segments) - 1
+	for i, seg := range l.segments {
+		sc, h, err := openScanner(l.dir, seg, 64<<10)
+		if err != nil {
+			return err
+		}
+		l.now.tree, l.now.note, l.now.last = h.tree, h.note, h.last
+		l.now.cuts = append(l.now.cuts, h.tree)
+		if i == last {
+			err = l.replay(sc)
+		}
+		sc.close()
+		if err != nil {
+			return err
+		}
+	}
+	for len(l.now.cuts) > 0 && l.now.cuts[0].Size() <= l.now.last.Size {
+		l.now.cuts = l.now.cuts[1:]
+	}
+	seg := &l.segments[last]
+	f, err := os.OpenFile(seg.name(l.dir), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	l.file = f
+	if l.torn > 0 {
+		if err := l.sys.truncate(f, seg.size); err != nil {
+			return err
+		}
+	}
+	// What a killed process had written may be in no more than the cache of the system.
+	if err := l.sys.fdatasync(f); err != nil {
+		return err
+	}
+	if err := l.sys.syncDir(l.dir); err != nil {
+		return err
+	}
+	l.written, l.safe, l.durable = seg.size, seg.size, l.now
+	return nil
+}
+
+// replay reads the last segment to its end or to where it is torn.
+func (l *Log) replay(sc *scanner) error {
+	seg := &l.segments[len(l.segments)-1]
+	for {
+		kind, payload, err := sc.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil && kind == typeCheckpoint {
+			c, bad := record.SignedCheckpoint(payload).Unverified()
+			if bad != nil || c.Size > l.now.tree.Size() || c.Size <= l.now.last.Size {
+				err = sc.damaged(sc.at, "the checkpoint does not fit the log")
+			}
+			l.now.note, l.now.last = payload, c
+		}
+		var d *damage
+		if errors.As(err, &d) {
+			safe, fault := sc.vouched(d.offset)
+			if fault != nil {
+				return fault
+			}
+			if safe {
+				return err
+			}
+			l.torn = seg.size - d.offset
+			seg.size = d.offset
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if kind == typeLeaf {
+			l.now.add(payload)
+		}
+	}
+}
+
+// add takes a leaf into the tree.
+func (s *state) add(leaf record.Leaf) {
+	s.tree.Append(leaf)
+	s.cut += int64(len(leaf))
+	from := s.last.Size
+	if n := len(s.cuts); n > 0 {
+		from = s.cuts[n-1].Size()
+	}
+	if s.tree.Size()-from >= groupLeaves || s.cut >= groupBytes {
+		s.cuts = append(s.cuts[:len(s.cuts):len(s.cuts)], s.tree)
+		s.cut = 0
+	}
+}
+
+// begin makes the segment for the leaves from now on. All before is synced. If it fails before the new segment has its name,
+// nothing has changed.
+func (l *Log) begin() error {
+	tmp := filepath.Join(l.dir, temporary)
+	f, err := l.sys.create(tmp)
+	if err != nil {
+		return fmt.Errorf("cannot begin a segment: %w", err)
+	}
+	b := header{l.now.tree, l.now.note, l.now.last}.append(nil)
+	seg := segment{l.now.tree.Size(), int64(len(b))}
+	if err = l.sys.pwrite(f, b, 0); err == nil {
+		if err = l.sys.fdatasync(f); err == nil {
+			err = l.sys.rename(tmp, seg.name(l.dir))
+		}
+	}
+	if err != nil {
+		f.Close()
+		l.sys.unlink(tmp)
+		return fmt.Errorf("cannot begin a segment: %w", err)
+	}
+	if err := l.sys.syncDir(l.dir); err != nil {
+		f.Close()
+		return l.poison(err)
+	}
+	segments := append([]segment(nil), l.segments...)
+	if l.file != nil {
+		l.file.Close()
+		segments[len(segments)-1].size = l.safe
+	}
+	l.segments = append(segments, seg)
+	l.file, l.written, l.safe = f, seg.size, seg.size
+	return nil
+}
+
+func (l *Log) poison(err error) error {
+	l.poisoned = true
+	l.err = fmt.Errorf("%w: %w; restart to see what is on the disk, and check the disk", ErrPoisoned, err)
+	return l.err
+}
+
+// Append takes leaves, the first at Next, into the log. They are safe when Sync has returned.
+// After an error nothing of this call is in the log; see Rollback for a failed write.
+func (l *Log) Append(leaves ...record.Leaf) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil || len(leaves) == 0 {
+		return l.err
+	}
+	for i, leaf := range leaves {
+		if len(leaf) > record.MaxLeaf {
+			return fmt.Errorf("cannot append leaf of %d bytes: at most %d are allowed", len(leaf), record.MaxLeaf)
+		}
+		h, _, err := record.ParseLeaf(leaf)
+		if err != nil {
+			return fmt.Errorf("cannot append: %w", err)
+		}
+		if next := l.now.tree.Size() + uint64(i); h.Index != next {
+			return fmt.Errorf("cannot append leaf %d: the log is at %d", h.Index, next)
+		}
+	}
+	if err := l.prepare(); err != nil {
+		return err
+	}
+	for _, leaf := range leaves {
+		l.buf = appendEntry(l.buf, typeLeaf, leaf)
+		l.now.add(leaf)
+	}
+	if len(l.buf) >= writeBytes {
+		return l.write()
+	}
+	return nil
+}
+
+// AppendCheckpoint takes a checkpoint into the log: of the whole log, or of a size that Unsigned gave and that is later than the
+// last checkpoint. Its root must be that of the tree. c is what sc says. It is safe, and Readers see it, when Sync has returned.
+func (l *Log) AppendCheckpoint(sc record.SignedCheckpoint, c record.Checkpoint) error {
+	said, err := sc.Unverified()
+	if err != nil {
+		return fmt.Errorf("cannot append checkpoint: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	if said != c {
+		return errors.New("cannot append checkpoint: it does not say what it should")
+	}
+	if c.Size <= l.now.last.Size {
+		return fmt.Errorf("cannot append checkpoint of %d leaves: %d are signed already", c.Size, l.now.last.Size)
+	}
+	tree, ok := l.treeAt(c.Size)
+	if !ok {
+		return fmt.Errorf("cannot append checkpoint of %d leaves: sign the tree that Unsigned gives", c.Size)
+	}
+	if tree.Root() != c.Root {
+		return fmt.Errorf("cannot append checkpoint of %d leaves: it signs another tree than that of the log", c.Size)
+	}
+	if err := l.prepare(); err != nil {
+		return err
+	}
+	l.buf = appendEntry(l.buf, typeCheckpoint, sc)
+	l.now.note, l.now.last = append(record.SignedCheckpoint(nil), sc...), c
+	for len(l.now.cuts) > 0 && l.now.cuts[0].Size() <= c.Size {
+		l.now.cuts = l.now.cuts[1:]
+	}
+	if len(l.now.cuts) == 0 {
+		l.now.cut = 0
+	}
+	return nil
+}
+
+func (l *Log) treeAt(size uint64) (record.Tree, bool) {
+	if l.now.tree.Size() == size {
+		return l.now.tree, true
+	}
+	if l.handed.Size() == size {
+		return l.handed, true
+	}
+	for _, t := range l.now.cuts {
+		if t.Size() == size {
+			return t, true
+		}
+	}
+	return record.Tree{}, false
+}
+
+// prepare begins a batch: a new segment where the last is full, and the mark.
+func (l *Log) prepare() error {
+	if len(l.buf) > 0 || l.written > l.safe {
+		return nil
+	}
+	if l.safe >= l.limit && l.now.tree.Size() > l.segments[len(l.segments)-1].first {
+		if err := l.begin(); err != nil {
+			return err
+		}
+		l.publish()
+	}
+	l.buf = appendMark(l.buf, l.written)
+	return nil
+}
+
+func (l *Log) write() error {
+	if err := l.sys.pwrite(l.file, l.buf, l.written); err != nil {
+		l.err = fmt.Errorf("cannot write log %s: %w; what was not synced is lost, see Rollback", l.dir, err)
+		return l.err
+	}
+	l.written += int64(len(l.buf))
+	if l.buf = l.buf[:0]; cap(l.buf) > 4*writeBytes {
+		l.buf = nil
+	}
+	return nil
+}
+
+// Sync makes safe all that was appended. After an error of the write, as when the disk is full, the log takes nothing until
+// Rollback. After an error of the sync itself it is poisoned: every later call returns ErrPoisoned.
+func (l *Log) Sync() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	if len(l.buf) == 0 && l.written == l.safe {
+		return nil
+	}
+	if len(l.buf) > 0 {
+		if err := l.write(); err != nil {
+			return err
+		}
+	}
+	if err := l.sys.fdatasync(l.file); err != nil {
+		return l.poison(fmt.Errorf("cannot sync log %s: %w", l.dir, err))
+	}
+	l.safe, l.durable = l.written, l.now
+	l.publish()
+	return nil
+}
+
+// Rollback takes the log back to what the last Sync made safe, and so ends the error of a failed write. Nobody who appended
+// since then may count on it: tell them before. A poisoned log stays so.
+func (l *Log) Rollback() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.poisoned {
+		return l.err
+	}
+	if l.written > l.safe || l.err != nil {
+		if err := l.sys.truncate(l.file, l.safe); err != nil {
+			return l.poison(fmt.Errorf("cannot cut log %s back: %w", l.dir, err))
+		}
+	}
+	l.buf, l.written, l.now, l.err = l.buf[:0], l.safe, l.durable, nil
+	return nil
+}
+
+// publish shows readers what is durable.
+func (l *Log) publish() {
+	l.view.Store(&view{l.segments, l.safe, l.durable.last.Size})
+}
+
+// First is the index of the oldest leaf that is kept.
+func (l *Log) First() uint64 { return l.view.Load().segments[0].first }
+
+// Next is the index that the next leaf will have.
+func (l *Log) Next() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now.tree.Size()
+}
+
+// Signed is the size of the last checkpoint that is safe: leaves below it can be read.
+func (l *Log) Signed() uint64 { return l.view.Load().signed }
+
+// Tree is the tree at Next.
+func (l *Log) Tree() record.Tree {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now.tree
+}
+
+// LastCheckpoint is the last checkpoint in the log, and what it says; nil if there is none.
+func (l *Log) LastCheckpoint() (record.SignedCheckpoint, record.Checkpoint) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now.note, l.now.last
+}
+
+// Unsigned is the tree that the next checkpoint should sign, and how many leaves it adds to the last one; 0 if all that is
+// safe is signed. After a long time without signatures it proposes a part of the rest: sign until there is nothing left.
+func (l *Log) Unsigned() (record.Tree, uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.durable.tree
+	if len(l.now.cuts) > 0 && l.now.cuts[0].Size() < t.Size() {
+		t = l.now.cuts[0]
+	}
+	if t.Size() <= l.now.last.Size {
+		return t, 0
+	}
+	l.handed = t
+	return t, t.Size() - l.now.last.Size
+}
+
+// Bytes is what the segments take on the disk.
+func (l *Log) Bytes() (n int64) {
+	v := l.view.Load()
+	for i := range v.segments {
+		n += v.size(i)
+	}
+	return n
+}
+
+// Torn is how many bytes of a torn tail Open has cut off.
+func (l *Log) Torn() int64 { return l.torn }
+
+// DropBefore removes segments that hold no leaf at or above index, and none that is not signed. The last segment stays.
+func (l *Log) DropBefore(index uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	index = min(index, l.durable.last.Size)
+	for len(l.segments) > 1 && l.segments[1].first <= index {
+		gone := l.segments[0].name(l.dir)
+		l.segments = l.segments[1:]
+		l.publish()
+		if err := l.sys.unlink(gone); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot drop segment: %w", err)
+		}
+	}
+	return nil
+}
+
+// Close gives up the lock. What was not synced may be lost.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	if l.file != nil {
+		err = l.file.Close()
+		l.file = nil
+	}
+	if l.lock != nil {
+		l.lock.Close()
+		l.lock = nil
+	}
+	if l.err == nil {
+		l.err = errors.New("the log is closed")
+		l.poisoned = true
+	}
+	return err
+}

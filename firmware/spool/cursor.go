@@ -1,0 +1,196 @@
+package spool
+
+import (
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Cursor is the place in the stream of one leaf node. All of the stream up to Next was acknowledged by that leaf node, or
+// by another one before this one was first used.
+type Cursor struct {
+	Next   uint64 // first index that this leaf node has not acknowledged
+	Offset uint64 // index = sequence - 1 + Offset, modulo 2^64
+	From   uint64 // first index to which Offset applies
+	Refill uint64 // index up to which the leaf node is being given again what it had lost; 0 never
+}
+
+// cursorEvery is how stale a cursor on disk may be. What is sent again because of it is recognised by the leaf node.
+const cursorEvery = 200 * time.Millisecond
+
+type cursor struct {
+	Cursor
+	disk Cursor    // as it stands on disk
+	at   time.Time // when that was written
+}
+
+// CheckLeafName says whether name can name a leaf node: 1 to 64 of A-Z, a-z, 0-9, ".", "_" and "-", beginning with a
+// letter or digit.
+func CheckLeafName(name string) error {
+	ok := len(name) >= 1 && len(name) <= 64
+	for i := range len(name) {
+		c := name[i]
+		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || i > 0 && (c == '.' || c == '_' || c == '-'))
+	}
+	if !ok {
+		return fmt.Errorf("cannot use %.70q as the name of a leaf node: give 1 to 64 letters, digits, \".\", \"_\" and \"-\"", name)
+	}
+	return nil
+}
+
+// Cursor gives the place in the stream of the named leaf node; false if this box has never used it.
+func (s *Spool) Cursor(leaf string) (Cursor, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.cursors[leaf]
+	if !ok {
+		return Cursor{}, false
+	}
+	return c.Cursor, true
+}
+
+// SetCursor keeps the place in the stream of the named leaf node. A change of Offset, From or Refill is on disk when
+// SetCursor returns; Next may reach the disk up to 200 ms and one call later.
+func (s *Spool) SetCursor(leaf string, to Cursor) error {
+	if err := CheckLeafName(leaf); err != nil {
+		return err
+	}
+	s.cursorMu.Lock()
+	defer s.cursorMu.Unlock()
+	s.mu.Lock()
+	c := s.cursors[leaf]
+	if c == nil {
+		c = &cursor{}
+		s.cursors[leaf] = c
+	}
+	c.Cursor = to
+	s.acked = 0
+	for _, c := range s.cursors {
+		s.acked = max(s.acked, c.Next)
+	}
+	s.trimMarks()
+	crowded := s.crowded
+	s.mu.Unlock()
+	if crowded {
+		s.kick() // the committer may now drop what was acknowledged
+	}
+	first := c.disk.Next == c.disk.From && to.Next > to.From // from now on the leaf node's answers can be counted against it
+	if !first && to.Offset == c.disk.Offset && to.From == c.disk.From && to.Refill == c.disk.Refill && time.Since(c.at) < cursorEvery {
+		return nil
+	}
+	return s.writeCursor(leaf, c)
+}
+
+// flushCursors writes what SetCursor put off.
+func (s *Spool) flushCursors() error {
+	s.cursorMu.Lock()
+	defer s.cursorMu.Unlock()
+	for leaf, c := range s.cursors {
+		if c.Cursor != c.disk {
+			if err := s.writeCursor(leaf, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const cursorMagic = "vitalgate/cursor/v1"
+
+// writeCursor replaces the cursor's file: write aside, fsync, rename, fsync the folder. s.cursorMu is held.
+func (s *Spool) writeCursor(leaf string, c *cursor) error {
+	text := fmt.Sprintf("%s\nnext %d\noffset %d\nfrom %d\nrefill %d\n", cursorMagic, c.Next, c.Offset, c.From, c.Refill)
+	text += fmt.Sprintf("crc32c %08x\n", crc32.Checksum([]byte(text), castagnoli))
+	if err := replaceFile(filepath.Join(s.cursorDir(), leaf+cursorExt), []byte(text)); err != nil {
+		return fmt.Errorf("cannot keep the place in the stream of leaf node %s: %w; check the disk of the box", leaf, err)
+	}
+	c.disk, c.at = c.Cursor, time.Now()
+	return nil
+}
+
+func replaceFile(path string, data []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// ParseCursor reads the file form of a cursor.
+func ParseCursor(text []byte) (c Cursor, err error) {
+	var magic string
+	var sum uint32
+	if _, err := fmt.Sscanf(string(text), "%s\nnext %d\noffset %d\nfrom %d\nrefill %d\ncrc32c %x\n", &magic, &c.Next, &c.Offset, &c.From, &c.Refill, &sum); err != nil || magic != cursorMagic {
+		return Cursor{}, fmt.Errorf("cannot read cursor: it is not of the form %s", cursorMagic)
+	}
+	body, _, _ := strings.Cut(string(text), "crc32c ")
+	if crc32.Checksum([]byte(body), castagnoli) != sum {
+		return Cursor{}, fmt.Errorf("cannot read cursor: its checksum is wrong")
+	}
+	return c, nil
+}
+
+const cursorExt = ".cursor"
+
+func (s *Spool) cursorDir() string { return filepath.Join(s.dir, "cursors") }
+
+// loadCursors reads all cursors. One that is damaged, or points beyond the log, is put aside: without it the leaf node is
+// taken as new, and what it gets again it knows by its index.
+func (s *Spool) loadCursors() error {
+	if err := os.MkdirAll(s.cursorDir(), 0o700); err != nil {
+		return err
+	}
+	files, err := fs.Glob(os.DirFS(s.cursorDir()), "*"+cursorExt)
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		path := filepath.Join(s.cursorDir(), name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		c, err := ParseCursor(text)
+		if err == nil && c.Next > s.signed {
+			err = fmt.Errorf("cannot use cursor: it points to index %d, the log ends at %d", c.Next, s.signed)
+		}
+		if err != nil {
+			s.warn("a cursor is put aside; its leaf node gets records again", "file", path, "error", err)
+			if err := os.Rename(path, path+".bad"); err != nil {
+				return err
+			}
+			continue
+		}
+		s.cursors[strings.TrimSuffix(name, cursorExt)] = &cursor{Cursor: c, disk: c}
+		s.acked = max(s.acked, c.Next)
+	}
+	return nil
+}

@@ -121,12 +121,6 @@ func minorVersion(v []byte) int {
 // ERR-8 from v2.5 on (v2.9 §2.14.5).
 func appendErrors(dst []byte, d Delimiters, minor int, code AckCode, errs []*Error) []byte {
 	bar, comp, sub := d.Field, d.Component, d.Subcomponent
-	if comp == 0 {
-		comp = '^'
-	}
-	if sub == 0 {
-		sub = '&'
-	}
 	number := func(n int) {
 		if n > 0 {
 			dst = strconv.AppendInt(dst, int64(n), 10)
@@ -144,8 +138,10 @@ func appendErrors(dst []byte, d Delimiters, minor int, code AckCode, errs []*Err
 			number(e.Field)
 			dst = append(dst, comp)
 			number(e.Code)
-			dst = append(append(dst, sub), conditionText(e.Code)...)
-			dst = append(append(dst, sub), "HL70357"...)
+			if sub != 0 {
+				dst = append(append(dst, sub), conditionText(e.Code)...)
+				dst = append(append(dst, sub), "HL70357"...)
+			}
 			dst = append(dst, '\r')
 			continue
 		}

@@ -480,6 +480,7 @@ func packName(b []byte) uint32 {
 func isNameByte(c byte) bool { return c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' }
 
 const (
+	nameOBX = 'O'<<16 | 'B'<<8 | 'X'
 	nameMSH = 'M'<<16 | 'S'<<8 | 'H'
 	nameFHS = 'F'<<16 | 'H'<<8 | 'S'
 	nameBHS = 'B'<<16 | 'H'<<8 | 'S'

@@ -1,6 +1,9 @@
 package hl7
 
-import "bytes"
+import (
+	"bytes"
+	"unicode/utf8"
+)
 
 // String gives the text of v in UTF-8, escape sequences resolved. Delimiters
 // of a value that has parts stay in the text.
@@ -42,51 +45,41 @@ const maxSkip = 100
 // unescape appends raw as text: HL7 v2.9 §2.7. Unknown and broken sequences,
 // and local ones (\Z..\), stay as they are.
 func (m *Message) unescape(dst, raw []byte) []byte {
-	d := m.delims
-	next := func(b []byte) int {
-		if d.Escape == 0 {
-			return len(b)
-		}
-		if m.charset.skip != nil {
-			return indexMultibyte(b, d.Escape, m.charset.skip)
-		}
-		if n := bytes.IndexByte(b, d.Escape); n >= 0 {
-			return n
-		}
-		return len(b)
-	}
-	var room [64]byte
-	text := room[:0] // unescaped, not yet decoded
+	base := len(dst)
 	for len(raw) > 0 {
-		n := next(raw)
-		text = append(text, raw[:n]...)
+		n := m.index(raw, m.delims.Escape)
+		dst = append(dst, raw[:n]...)
 		if raw = raw[n:]; len(raw) == 0 {
 			break
 		}
-		n = next(raw[1:])
-		if n == len(raw)-1 { // no closing escape character
-			text = append(text, raw...)
+		n = 1 + m.index(raw[1:], m.delims.Escape) // offset of the closing escape character
+		if n == len(raw) {
+			dst = append(dst, raw...)
 			break
 		}
-		var ok bool
-		if text, ok = d.appendSequence(text, raw[1:1+n]); ok {
-			raw = raw[n+2:]
+		sequence := raw[1:n]
+		if out, ok := m.delims.appendSequence(dst, sequence); ok {
+			dst, raw = out, raw[n+1:]
 			continue
 		}
-		text = append(text, raw[:1+n]...)
-		raw = raw[1+n:]
-		if sequence := raw[0]; sequence == d.Escape && n > 0 && isLocal(text[len(text)-n:]) {
-			text, raw = append(text, d.Escape), raw[1:]
+		if len(sequence) > 0 && sequence[0] == 'Z' {
+			n++
 		}
+		dst = append(dst, raw[:n]...)
+		raw = raw[n:]
 	}
-	if !m.charset.shifts && bytes.IndexByte(text, 0x1b) >= 0 {
-		return decodeShifted(dst, text, m.charset)
+	// Decode behind the bytes that were put together, then close the gap.
+	end := len(dst)
+	c, text := m.charset, dst[base:end]
+	if !c.shifts && bytes.IndexByte(text, 0x1b) >= 0 {
+		dst = decodeShifted(dst, text, c)
+	} else if c.single == nil && c.multi == nil && !c.shifts && utf8.Valid(text) {
+		return dst
+	} else {
+		dst = c.decode(dst, text)
 	}
-	return m.charset.decode(dst, text)
+	return append(dst[:base], dst[end:]...)
 }
-
-// isLocal: \Z..\ is a local sequence (§2.7.7).
-func isLocal(sequence []byte) bool { return sequence[0] == 'Z' }
 
 // appendSequence appends the text of the escape sequence s; false if it is none.
 func (d Delimiters) appendSequence(dst, s []byte) ([]byte, bool) {
@@ -198,35 +191,38 @@ func appendFormatting(dst, command []byte) ([]byte, bool) {
 }
 
 // AppendEscaped appends UTF-8 text as it must stand in a field (HL7 v2.9 §2.7.1):
-// delimiters as \F\ \S\ \T\ \R\ \E\ \P\, control characters as \X..\.
+// delimiters as \F\ \S\ \T\ \R\ \E\ \P\, control characters as \X..\. Where no
+// escape character is in use, a blank takes their place.
 func (d Delimiters) AppendEscaped(dst []byte, text string) []byte {
 	const hex = "0123456789ABCDEF"
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		var name byte
-		switch {
-		case d.Escape == 0:
-		case c == d.Field:
+		switch c {
+		case d.Field:
 			name = 'F'
-		case c == d.Component:
+		case d.Component:
 			name = 'S'
-		case c == d.Subcomponent:
+		case d.Subcomponent:
 			name = 'T'
-		case c == d.Repetition:
+		case d.Repetition:
 			name = 'R'
-		case c == d.Escape:
+		case d.Escape:
 			name = 'E'
-		case d.Truncation != 0 && c == d.Truncation:
+		case d.Truncation:
 			name = 'P'
-		case c < ' ' || c == 0x7f:
+		}
+		control := c < ' ' || c == 0x7f
+		switch {
+		case name == 0 && !control:
+			dst = append(dst, c)
+		case d.Escape == 0:
+			dst = append(dst, ' ')
+		case control:
 			dst = append(dst, d.Escape, 'X', hex[c>>4], hex[c&15], d.Escape)
-			continue
-		}
-		if name != 0 {
+		default:
 			dst = append(dst, d.Escape, name, d.Escape)
-			continue
 		}
-		dst = append(dst, c)
 	}
 	return dst
 }

@@ -38,7 +38,7 @@ const (
 	BentISO         = "iso-8601"          // 2012-09-09T12:00:00
 	BentZone        = "zone-form"         // Z, +08, +08:00
 	BentLeap        = "leap-second"       // second 60, taken as the second after
-	BentGap         = "zone-gap"          // a local time that the zone's clock change skips
+	BentGap         = "zone-gap"          // a local time that the zone's clock change skips; taken after it
 	BentAmbiguous   = "zone-ambiguous"    // a local time that the zone's clock change repeats; the first is taken
 	BentDotNoDigits = "fraction-no-digit" // a dot and nothing after it
 )
@@ -47,7 +47,9 @@ const (
 // zeros, or 30 December 1899 (day 0 of some senders' calendars).
 var ErrNoTime = errors.New("no time was sent")
 
-var errTime = &Error{Code: CodeDataType, What: "cannot read a time", Remedy: "the form is YYYYMMDDHHMMSS.SSSS+ZZZZ, cut from the right"}
+func errTime() *Error {
+	return &Error{Code: CodeDataType, What: "cannot read a time", Remedy: "the form is YYYYMMDDHHMMSS.SSSS+ZZZZ, cut from the right"}
+}
 
 // ParseTime reads a time of any precision: YYYY[MM[DD[HH[MM[SS[.S[S[S[S]]]]]]]]][+/-ZZZZ],
 // with the degree of precision of old versions as second component (YYYYMMDD^D),
@@ -82,7 +84,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 			if i+2 == len(s) {
 				degree = s[i+1]
 			} else if i+1 < len(s) {
-				return Time{}, errTime
+				return Time{}, errTime()
 			}
 			s = s[:i]
 			break
@@ -92,7 +94,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 		return Time{}, ErrNoTime
 	}
 	if len(s) > 40 {
-		return Time{}, errTime
+		return Time{}, errTime()
 	}
 
 	// Digits of date and time, up to the dot or the zone.
@@ -104,7 +106,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 		switch {
 		case c >= '0' && c <= '9':
 			if n == len(digits) {
-				return Time{}, errTime
+				return Time{}, errTime()
 			}
 			digits[n] = c - '0'
 			n++
@@ -112,7 +114,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 		case c == '-' && (n == 4 && i == 4 || n == 6 && i == 7 && iso) && isISODate(s):
 			iso = true
 			continue
-		case (c == 'T' || c == ' ') && n == 8:
+		case (c == 'T' || c == ' ') && n == 8 && i+1 < len(s) && isDigit(s[i+1]):
 			if c == 'T' {
 				iso = true
 			} else {
@@ -143,11 +145,11 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 	}
 	if i < len(s) && (s[i] == '.' || iso && s[i] == ',') {
 		if n != 14 || t.Digits > 0 {
-			return Time{}, errTime
+			return Time{}, errTime()
 		}
 		for i++; i < len(s) && isDigit(s[i]); i++ {
 			if t.Digits == 9 {
-				return Time{}, errTime
+				return Time{}, errTime()
 			}
 			fraction(s[i] - '0')
 		}
@@ -170,7 +172,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 		zero = zero && d == 0
 	}
 	if n == 0 {
-		return Time{}, errTime
+		return Time{}, errTime()
 	}
 	if zero {
 		return Time{}, ErrNoTime
@@ -201,7 +203,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 		year = number(0, 4)
 		t.Precision++
 	default:
-		return Time{}, errTime
+		return Time{}, errTime()
 	}
 	if t.Digits > 0 {
 		t.Precision = Fraction
@@ -210,7 +212,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 		return Time{}, ErrNoTime
 	}
 	if year == 0 || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) || hour > 23 || minute > 59 || second > 60 {
-		return Time{}, errTime
+		return Time{}, errTime()
 	}
 	if second == 60 {
 		bend(BentLeap)
@@ -219,7 +221,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 	if i < len(s) {
 		offset, form, ok := parseOffset(s[i:])
 		if !ok {
-			return Time{}, errTime
+			return Time{}, errTime()
 		}
 		if form {
 			bend(BentZone)
@@ -233,8 +235,12 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 		zone = time.UTC
 	}
 	t.Time = time.Date(year, time.Month(month), day, hour, minute, second, nanos, zone)
-	if !t.ZoneGiven && t.Precision >= Hour && zone != time.UTC {
-		if t.Time.Hour() != hour || t.Time.Minute() != minute && second < 60 {
+	if !t.ZoneGiven && zone != time.UTC {
+		if m := time.Date(year, time.Month(month), day, hour, minute, 0, 0, zone); m.Hour() != hour || m.Minute() != minute {
+			// Taken with the offset before the change, so that it comes after the gap and no day is lost.
+			_, offset := m.Add(-3 * time.Hour).Zone()
+			t.Time = time.Date(year, time.Month(month), day, hour, minute, second, nanos, time.UTC).
+				Add(-time.Duration(offset) * time.Second).In(zone)
 			bend(BentGap)
 		} else if first, twice := repeated(t.Time); twice {
 			t.Time = first
@@ -244,7 +250,7 @@ func parseTime[T string | []byte](s T, zone *time.Location) (Time, error) {
 	if degree != 0 {
 		p := strings.IndexByte("YLDHMS", degree) // v2.2 TS: year, month, day, hour, minute, second
 		if p < 0 {
-			return Time{}, errTime
+			return Time{}, errTime()
 		}
 		t.Precision = min(t.Precision, Year+Precision(p))
 	}

@@ -23,8 +23,11 @@ func (s Segment) Name() string {
 		return ""
 	}
 	x := &s.m.segments[s.i]
-	if x.name == 0 {
+	switch x.name {
+	case 0:
 		return ""
+	case nameOBX: // nearly all that monitors send
+		return "OBX"
 	}
 	key := [3]byte(s.m.raw[x.start : x.start+3])
 	if name, ok := segmentNames[key]; ok {
@@ -173,17 +176,21 @@ func (v Value) delimiter(l level) byte {
 
 // find gives the offset of the next c from start on, v.end if there is none.
 func (v Value) find(start uint32, c byte) uint32 {
+	return start + uint32(v.m.index(v.m.raw[start:v.end], c))
+}
+
+// index gives the offset of delimiter c in b, len(b) if it is not there or not in use.
+func (m *Message) index(b []byte, c byte) int {
 	if c == 0 {
-		return v.end
+		return len(b)
 	}
-	b := v.m.raw[start:v.end]
-	if v.m.charset.skip != nil {
-		return start + uint32(indexMultibyte(b, c, v.m.charset.skip))
+	if m.charset.skip != nil {
+		return indexMultibyte(b, c, m.charset.skip)
 	}
 	if n := bytes.IndexByte(b, c); n >= 0 {
-		return start + uint32(n)
+		return n
 	}
-	return v.end
+	return len(b)
 }
 
 func (v Value) count(want level) int {

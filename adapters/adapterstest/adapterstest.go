@@ -249,9 +249,11 @@ func testPieces(t *testing.T, rig Rig) {
 			m.Write([]byte{b})
 		}
 	}()
-	if f := r.Next(t); string(f.Data) != Message(7) {
+	f := r.Next(t)
+	if string(f.Data) != Message(7) {
 		t.Fatalf("it came as %q", f.Data)
 	}
+	f.Reply(nil)
 }
 
 // A monitor may send many messages before it looks at an answer.

@@ -235,6 +235,7 @@ func (l *Line) deliver(ctx context.Context) error {
 			l.cfg.Count.Frames.Add(1)
 			l.cfg.Count.lastFrame.Store(l.last.UnixNano())
 		case <-ctx.Done():
+			answered(nil) // nobody will
 			return ctx.Err()
 		case <-l.done:
 			return adapters.ErrGone

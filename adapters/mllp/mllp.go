@@ -32,17 +32,17 @@ type Config struct {
 	ReadIdle       time.Duration    // close a connection that is silent for so long; default never (TCP keep-alive finds dead ones)
 	IdleEnd        time.Duration    // silence that ends an unframed message, default 500 ms
 	FrameTimeout   time.Duration    // longest time from the first to the last byte of a framed message, default 30 s
+	WriteTimeout   time.Duration    // let a monitor go that does not take its answers for so long, default 10 s
 	TLS            *tls.Config      // nil for none
 }
 
 const (
-	writeTimeout = 10 * time.Second // for a monitor that does not take its answers
-	dialTimeout  = 10 * time.Second
-	handshake    = 10 * time.Second
-	stopTimeout  = time.Second // answers that are on their way when the adapter is stopped
-	readSize     = 16 << 10
-	minBackoff   = 250 * time.Millisecond
-	maxBackoff   = 15 * time.Second
+	dialTimeout = 10 * time.Second
+	handshake   = 10 * time.Second
+	stopTimeout = time.Second // answers that are on their way when the adapter is stopped
+	readSize    = 16 << 10
+	minBackoff  = 250 * time.Millisecond
+	maxBackoff  = 15 * time.Second
 )
 
 // keepAlive finds the other side gone within half a minute: a monitor that was unplugged says nothing.
@@ -84,7 +84,7 @@ func New(cfg Config, log *slog.Logger) (adapters.Adapter, error) {
 	if _, err := framing.NewDecoder(cfg.Framing, cfg.MaxMessage); err != nil {
 		return cannot("%w", err)
 	}
-	if cfg.MaxConnections < 0 || cfg.ReadIdle < 0 || cfg.IdleEnd < 0 || cfg.FrameTimeout < 0 {
+	if cfg.MaxConnections < 0 || cfg.ReadIdle < 0 || cfg.IdleEnd < 0 || cfg.FrameTimeout < 0 || cfg.WriteTimeout < 0 {
 		return cannot("limits and times cannot be negative")
 	}
 	if cfg.MaxConnections == 0 {
@@ -95,6 +95,9 @@ func New(cfg Config, log *slog.Logger) (adapters.Adapter, error) {
 	}
 	if cfg.FrameTimeout == 0 {
 		cfg.FrameTimeout = 30 * time.Second
+	}
+	if cfg.WriteTimeout == 0 {
+		cfg.WriteTimeout = 10 * time.Second
 	}
 	if cfg.TLS != nil {
 		cfg.TLS = cfg.TLS.Clone()
@@ -293,7 +296,7 @@ func (a *adapter) serve(ctx context.Context, conn net.Conn, out chan<- *adapters
 		Monitor: a.cfg.Monitor, Via: via, Framing: a.cfg.Framing, MaxMessage: a.cfg.MaxMessage,
 		Pause: a.cfg.IdleEnd, Slow: a.cfg.FrameTimeout,
 		Write: func(p []byte) error {
-			conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+			conn.SetWriteDeadline(time.Now().Add(a.cfg.WriteTimeout))
 			_, err := conn.Write(p)
 			return err
 		},

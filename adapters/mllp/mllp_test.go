@@ -1,6 +1,7 @@
 package mllp_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -308,8 +309,32 @@ func TestHLLP(t *testing.T) {
 	}
 }
 
-// A monitor that takes no answers is let go; it does not hold the box.
-func TestMonitorThatDoesNotReadIsCutOff(t *testing.T) {
+// A monitor that takes no answers is let go, and what it sent is kept: it does not hold the box.
+func TestMonitorThatTakesNoAnswers(t *testing.T) {
+	r := adapterstest.Start(t, newAdapter(t, mllp.Config{WriteTimeout: 50 * time.Millisecond}))
+	conn := dial(t, r)
+	defer conn.Close()
+	conn.(*net.TCPConn).SetReadBuffer(4096)
+	go func() {
+		for i := range 1000 {
+			if _, err := conn.Write(adapterstest.MLLP(adapterstest.Message(i))); err != nil {
+				return
+			}
+		}
+	}()
+	long := bytes.Repeat([]byte("x"), 1<<20)
+	for gone := false; !gone; {
+		select {
+		case f := <-r.Out:
+			f.Reply(long)
+		case <-time.After(time.Millisecond):
+			gone = r.Status().Connections == 0 && r.Status().Frames > 0
+		}
+	}
+}
+
+// An answer for a monitor that has gone is an error, and no more than that.
+func TestMonitorGone(t *testing.T) {
 	r := adapterstest.Start(t, newAdapter(t, mllp.Config{}))
 	conn := dial(t, r)
 	conn.Write(adapterstest.MLLP(adapterstest.Message(1)))

@@ -1,0 +1,96 @@
+package framing
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/adapters"
+)
+
+func newLine(t *testing.T, cfg LineConfig) (*Line, chan *adapters.Frame) {
+	t.Helper()
+	out := make(chan *adapters.Frame, 8)
+	cfg.Monitor, cfg.Via, cfg.MaxMessage, cfg.Count, cfg.Out = "bed-1", "test", 4096, &Counters{}, out
+	if cfg.Write == nil {
+		cfg.Write = func([]byte) error { return nil }
+	}
+	if cfg.Broken == nil {
+		cfg.Broken = func() {}
+	}
+	l, err := NewLine(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l, out
+}
+
+// A message with a byte that the line damaged is marked, and only that one.
+func TestDamaged(t *testing.T) {
+	l, out := newLine(t, LineConfig{Framing: adapters.MLLP})
+	ctx := context.Background()
+	if err := l.Feed(ctx, []byte("\v"+adt+"\x1c\r\vMSH|^~\\&|1")); err != nil {
+		t.Fatal(err)
+	}
+	l.Damaged()
+	if err := l.Feed(ctx, []byte("\x1a|x\x1c\r\v"+adt+"\x1c\r")); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]string{nil, {adapters.NoteLineError}, nil} {
+		if f := <-out; !slices.Equal(f.Notes, want) {
+			t.Errorf("message %d has the notes %v, want %v", i, f.Notes, want)
+		}
+	}
+}
+
+// When the monitor takes nothing any more, the line ends: the reader is told, and answers fail.
+func TestBroken(t *testing.T) {
+	broken := make(chan struct{})
+	l, out := newLine(t, LineConfig{Framing: adapters.MLLP, Write: func([]byte) error { return errors.New("no") }, Broken: func() { close(broken) }})
+	if err := l.Feed(context.Background(), []byte("\v"+adt+"\x1c\r\v"+adt+"\x1c\r")); err != nil {
+		t.Fatal(err)
+	}
+	if err := (<-out).Reply([]byte("ack")); err != nil {
+		t.Fatal(err)
+	}
+	<-broken
+	if err := (<-out).Reply([]byte("ack")); !errors.Is(err, adapters.ErrGone) {
+		t.Fatalf("an answer over a broken line gives %v", err)
+	}
+	for range adapters.Window {
+		if err := l.Feed(context.Background(), []byte("\v"+adt+"\x1c\r")); err != nil {
+			if !errors.Is(err, adapters.ErrGone) {
+				t.Fatal(err)
+			}
+			return
+		}
+		select {
+		case <-out:
+		default:
+		}
+	}
+	t.Fatal("a broken line is fed on and on")
+}
+
+// The time that the box itself held the monitor back does not make the monitor slow.
+func TestHeldBackIsNotSlow(t *testing.T) {
+	l, out := newLine(t, LineConfig{Framing: adapters.MLLP, Slow: 60 * time.Millisecond})
+	for range cap(out) {
+		if err := l.Feed(context.Background(), []byte("\v"+adt+"\x1c\r")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		<-out
+	}()
+	if err := l.Feed(context.Background(), []byte("\v"+adt+"\x1c\r\v"+adt[:20])); err != nil {
+		t.Fatalf("held back, then: %v", err)
+	}
+	if !l.dec.Pending() {
+		t.Fatal("the second message was cut")
+	}
+}

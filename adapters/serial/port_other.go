@@ -1,0 +1,25 @@
+//go:build !linux
+
+package serial
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/vitalgate/vitalgate/adapters"
+)
+
+// port cannot be opened here. vitalgate reads serial lines on Linux only, where a line that is gone can be told from a silent one.
+type port struct{}
+
+func openPort(Config) (*port, error) {
+	return nil, fmt.Errorf("serial lines are read on Linux only, this is %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+func (*port) read([]byte) (int, []int, error)   { return 0, nil, errors.ErrUnsupported }
+func (*port) write([]byte, time.Duration) error { return errors.ErrUnsupported }
+func (*port) status() (s adapters.LineStatus)   { return s }
+func (*port) close()                            {}
+func checkBaud(int) error                       { return nil }

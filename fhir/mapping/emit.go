@@ -1,0 +1,316 @@
+package mapping
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/vitalgate/vitalgate/fhir"
+)
+
+// panel is one blood pressure measurement: rows of the same device, channel and time.
+type panel struct {
+	base      *term // nil where the parts came as LOINC
+	container string
+	device    int32
+	patient   int32
+	when      string
+	parts     [4]int32 // by part; -1 none
+}
+
+// recentPanels bounds how far back the rest of a blood pressure is looked for.
+const recentPanels = 16
+
+// settle looks at the rows together: samples and their facets, "no value" rows beside good ones, blood pressures,
+// device metrics.
+func (c *Converter) settle() {
+	for i := range c.rows {
+		if c.rows[i].isWave && c.rows[i].value.String != "" {
+			c.readSamples(i)
+		}
+	}
+	c.dropSentinels()
+	for i := range c.rows {
+		c.joinPanel(int32(i))
+	}
+	for i := range c.panels {
+		p := &c.panels[i]
+		if p.parts[systolic] < 0 || p.parts[diastolic] < 0 {
+			continue
+		}
+		for _, k := range p.parts {
+			if k >= 0 {
+				c.rows[k].panel = int32(i)
+				c.rows[k].gone = k != p.parts[systolic]
+			}
+		}
+	}
+	for i := range c.rows {
+		if !c.rows[i].gone {
+			c.rows[i].metric = c.metricOf(int32(i))
+		}
+	}
+}
+
+// dropSentinels removes a row without value where another row of the message gives the same measurement a value: some
+// monitors send both, and the last must not win.
+func (c *Converter) dropSentinels() {
+	clear(c.byKey)
+	absent := false
+	for i := range c.rows {
+		r := &c.rows[i]
+		if r.value.Empty() {
+			absent = true
+		} else if !r.gone {
+			c.byKey[c.sameness(r)] = int32(i)
+		}
+	}
+	if !absent {
+		return
+	}
+	for i := range c.rows {
+		r := &c.rows[i]
+		if !r.value.Empty() || r.gone {
+			continue
+		}
+		if k, ok := c.byKey[c.sameness(r)]; ok {
+			if good := &c.rows[k]; !r.when.own || r.when.text == good.when.text {
+				r.gone = true
+				c.event(EventSentinelDropped, r.segment, 5, "a row without value stands beside a good one of the same measurement: the good one is kept")
+			}
+		}
+	}
+}
+
+// sameness is the same for rows that speak of the same measurement of the same patient.
+func (c *Converter) sameness(r *row) uint64 {
+	var place [2]byte
+	place[0], place[1] = byte(r.device), byte(r.patient+1)
+	return hash(string(place[:]), r.code.identity, r.channel)
+}
+
+// joinPanel puts a row into its blood pressure panel (FHIR R4 bp profile): same device, patient, channel and time.
+func (c *Converter) joinPanel(i int32) {
+	r := &c.rows[i]
+	if r.gone || !r.standard || !r.numeric || r.loinc[0] == nil || r.loinc[0].part == notPart || r.status == "cancelled" {
+		return
+	}
+	container := r.channel
+	if dot := strings.LastIndexByte(container, '.'); dot >= 0 {
+		container = container[:dot]
+	}
+	var base *term
+	if r.code.term != nil {
+		base = r.code.term.panel
+	}
+	slot := r.loinc[0].part
+	for k := len(c.panels) - 1; k >= 0 && k >= len(c.panels)-recentPanels; k-- {
+		p := &c.panels[k]
+		if p.base != base || p.device != r.device || p.patient != r.patient || p.when != r.when.text || p.container != container {
+			continue
+		}
+		if p.parts[slot] >= 0 {
+			break // a further measurement of the same channel begins
+		}
+		p.parts[slot] = i
+		return
+	}
+	p := panel{base: base, container: container, device: r.device, patient: r.patient, when: r.when.text, parts: [4]int32{-1, -1, -1, -1}}
+	p.parts[slot] = i
+	c.panels = append(c.panels, p)
+}
+
+// codeOf makes the CodeableConcept of a row's or part's identifier under its standard code where it is known.
+func (c *Converter) codeOf(id *ident) fhir.CodeableConcept {
+	if id.term != nil && id.known {
+		return c.concept("", id.term.coding)
+	}
+	return c.localCode(id, "")
+}
+
+func (c *Converter) localCode(id *ident, label string) fhir.CodeableConcept {
+	if id.code == "" && id.display == "" {
+		if label == "" {
+			label = "no identifier"
+		}
+		return fhir.CodeableConcept{Text: label}
+	}
+	return c.concept(label, fhir.Coding{System: id.system, Code: id.code, Display: id.display})
+}
+
+// code makes the Observation.code of a row.
+func (c *Converter) code(r *row) fhir.CodeableConcept {
+	if !r.standard {
+		return c.localCode(&r.code, r.label)
+	}
+	first := len(c.codings)
+	for _, l := range r.loinc {
+		if l != nil {
+			c.codings = append(c.codings, l.coding)
+		}
+	}
+	if r.code.term != nil {
+		c.codings = append(c.codings, r.code.term.coding)
+	}
+	if r.code.origin && r.code.code != "" {
+		c.codings = append(c.codings, fhir.Coding{System: r.code.system, Code: r.code.code, Display: r.code.display})
+	}
+	return fhir.CodeableConcept{Coding: c.codings[first:len(c.codings):len(c.codings)], Text: r.label}
+}
+
+var vitalSigns = fhir.Coding{System: fhir.SystemCategory, Code: "vital-signs", Display: "Vital Signs"}
+
+// writeRow writes the Observation of a row, or of the panel that it leads.
+func (c *Converter) writeRow(i int32) {
+	r := &c.rows[i]
+	if r.gone {
+		return
+	}
+	o := &c.observe
+	ext := o.Extension[:0]
+	*o = fhir.Observation{Status: r.status, Subject: c.subject(r.patient)}
+	if r.channel != "" {
+		ext = append(ext, fhir.Extension{URL: extensionChannel, String: r.channel})
+	}
+	for _, b := range r.when.basis {
+		if b != "" {
+			ext = append(ext, fhir.Extension{URL: extensionTime, Code: b})
+		}
+	}
+	o.Extension = ext
+	if r.standard && r.loinc[0] != nil {
+		o.Category = vitalSigns
+		o.Profile = r.loinc[0].profile
+	}
+	o.Code = c.code(r)
+	c.effective(o, r)
+	for k := range r.security {
+		if r.security[k] == (fhir.Coding{}) {
+			o.Security = r.security[:k]
+			break
+		}
+		o.Security = r.security[:k+1]
+	}
+	if m := r.metric; m >= 0 {
+		o.Device.Reference = c.urn(c.metrics[m].id)
+	} else {
+		o.Device.Reference = c.devices[r.device].urn
+	}
+	if f := r.segment.Field(17); !f.Empty() {
+		o.Method = c.coded(f.Rep(1))
+	}
+	if f := r.segment.Field(20); !f.Empty() {
+		o.BodySite = c.coded(f.Rep(1))
+	}
+	identity := r.code.identity
+	if r.panel >= 0 {
+		c.panelOf(o, &c.panels[r.panel])
+		identity = c.join("panel ", identity)
+	} else {
+		o.Value, o.Absent = r.value, r.absent
+		if !o.Value.Empty() {
+			o.Absent = "" // obs-6
+		}
+		o.Interpretation = c.interpretation(r)
+		o.Range = r.limits
+		c.count(r)
+	}
+	o.ID = c.observationID(r, identity)
+	c.entry(o.ID)
+	c.out = fhir.EndEntry(o.Append(c.out))
+	c.targets = append(c.targets, c.urn(o.ID))
+	c.seen(r.when.at)
+}
+
+func (c *Converter) count(r *row) {
+	switch {
+	case r.value.Empty():
+		c.r.Absent++
+	case r.standard:
+		c.r.Charted++
+	default:
+		c.r.Local++
+	}
+}
+
+// effective sets the time of o.
+func (c *Converter) effective(o *fhir.Observation, r *row) {
+	switch {
+	case r.isWave && r.end.text != "" && r.when.text != "":
+		o.EffectivePeriod = fhir.Period{Start: r.when.text, End: r.end.text}
+	case r.when.text != "":
+		o.Effective, o.EffectiveRaw = r.when.text, r.when.raw
+	default:
+		o.EffectiveAbsent = r.when.absent
+	}
+}
+
+// panelOf makes o the blood pressure of its parts (FHIR R4 bp profile; mean as a further component, as the PoCD and PHD
+// IG examples have it).
+func (c *Converter) panelOf(o *fhir.Observation, p *panel) {
+	l := loincByCode["85354-9"]
+	first := len(c.codings)
+	c.codings = append(c.codings, l.coding)
+	if p.base != nil {
+		c.codings = append(c.codings, p.base.coding)
+	}
+	o.Code = fhir.CodeableConcept{Coding: c.codings[first:len(c.codings):len(c.codings)]}
+	o.Profile = l.profile
+	n := 0
+	for _, k := range p.parts {
+		if k < 0 {
+			continue
+		}
+		r := &c.rows[k]
+		c.component[n] = fhir.Component{Code: c.code(r), Value: r.value, Interpretation: c.interpretation(r), Range: r.limits}
+		n++
+		c.count(r)
+		if r.status != o.Status { // the least sure of the parts speaks for the whole
+			o.Status = lessSure(o.Status, r.status)
+		}
+	}
+	o.Component = c.component[:n]
+}
+
+// lessSure gives the status of the two that promises less.
+func lessSure(a, b string) string {
+	for _, s := range [...]string{"unknown", "registered", "preliminary", "amended", "corrected", "final"} {
+		if a == s || b == s {
+			return s
+		}
+	}
+	return a
+}
+
+func (c *Converter) interpretation(r *row) []fhir.CodeableConcept {
+	first := len(c.concepts)
+	for _, f := range r.flags[:r.flagged] {
+		if f.coding.Code == "" {
+			c.concepts = append(c.concepts, fhir.CodeableConcept{Text: f.coding.Display})
+		} else {
+			c.concepts = append(c.concepts, c.concept("", f.coding))
+		}
+	}
+	return c.concepts[first:len(c.concepts):len(c.concepts)]
+}
+
+// observationID is the same for the same measurement, whenever and wherever it is sent again: device, code, channel and
+// time. Rows of one message that agree in all of these are told apart by their order.
+func (c *Converter) observationID(r *row, identity string) string {
+	when := r.when.text
+	if r.when.raw != "" {
+		when = r.when.raw
+	}
+	if when == "" {
+		when = c.bundle
+	}
+	h := hash("id", c.devices[r.device].key, identity, r.channel, when)
+	n := c.byKey[h]
+	c.byKey[h] = n + 1
+	again := ""
+	if n > 0 {
+		start := len(c.arena)
+		c.arena = strconv.AppendInt(c.arena, int64(n), 10)
+		again = c.since(start)
+	}
+	return c.uuid("observation", c.at.Box, c.devices[r.device].key, identity, r.channel, when, again)
+}

@@ -1,0 +1,183 @@
+// Package mapping turns one HL7 v2 message of a bedside monitor into one FHIR R4 Bundle.
+//
+// What a code, a unit, a flag or a time means is data: the tables in data/ (ISO/IEEE 11073-10101 numbers and names,
+// LOINC, UCUM) and one folder per family of monitors in dialects/. The rule that the code keeps is this: a value
+// stands under a standard code only if its number and its name are a known pair (or one is known and the other
+// absent), its unit's dimension fits, and nothing in the row says that it is no measurement. Everything else is kept
+// under a local code with its text, and an Event says why. Nothing is dropped, converted or guessed.
+package mapping
+
+import (
+	"time"
+
+	"github.com/vitalgate/vitalgate/fhir"
+	"github.com/vitalgate/vitalgate/hl7"
+)
+
+// Kinds of message, as the record names them.
+const (
+	KindVitals   = "vitals"
+	KindWaveform = "waveform"
+	KindAlarm    = "alarm"
+	KindADT      = "adt"
+	KindOther    = "other"
+
+	kindKeepAlive = "keepalive" // only in dialects: nothing to chart, still kept, as "other"
+)
+
+// Context is what the message itself does not say.
+type Context struct {
+	Box     string         // "f1/gw1"
+	Monitor string         // configured name of the monitor
+	Zone    *time.Location // of times without an offset; nil: not known, then only their date is used
+	Arrived time.Time      // when the last byte was read; zero where a file is converted
+	Bed     string         // configured bed, used where the message names none
+
+	PatientSystem string // identifier system (URI) of patient numbers whose authority is not named by a universal id
+	DeviceSystem  string // the same for devices
+
+	Units Units
+}
+
+// Units are the unit settings (UCUM) of a monitor that sends none. Empty: not known, then such values stand under
+// local codes. Rates and percentages need no setting.
+type Units struct{ Pressure, Temperature, Length, Mass string }
+
+func (u *Units) of(d dimension) string {
+	switch d {
+	case "pressure":
+		return u.Pressure
+	case "temperature":
+		return u.Temperature
+	case "length":
+		return u.Length
+	case "mass":
+		return u.Mass
+	}
+	return ""
+}
+
+// Result is one message as FHIR, and what the box must know about it.
+type Result struct {
+	Bundle   []byte    // FHIR R4 JSON, valid until the next Convert
+	Kind     string    // one of the Kind constants
+	Patient  string    // association key of the one patient that the message names; "" unknown. Never to be logged
+	Observed time.Time // earliest effective time; zero if none could be placed on the time line
+
+	Charted int // observations (and panel parts) under a standard code with a value
+	Local   int // under a local code
+	Absent  int // without a value, with a dataAbsentReason
+
+	Events []Event // data quality, in message order
+}
+
+// Event is a finding of data quality. It holds no value of the message.
+type Event struct {
+	Code  string // stable short code, see the Event constants
+	Where string // "OBX[3]-5"
+	What  string // one sentence for a person
+}
+
+// Codes of events.
+const (
+	EventCodeConflict    = "code-conflict"      // number and name are no known pair
+	EventCodeUnknown     = "code-unknown"       // neither number nor name is known
+	EventLabelDiffers    = "label-differs"      // a known number under an unusual label
+	EventUnitConflict    = "unit-conflict"      // number and text of the unit disagree
+	EventUnitUnknown     = "unit-unknown"       // unit not in the table
+	EventUnitMissing     = "unit-missing"       // none sent, and the code allows several
+	EventUnitMisfit      = "unit-misfit"        // the unit's dimension does not fit the code
+	EventImplausible     = "implausible"        // physically impossible value
+	EventNotANumber      = "not-a-number"       // text where the code wants a number
+	EventNumberBent      = "number-form"        // the number was brought into a legal form
+	EventParts           = "value-parts"        // a value with components or repetitions that its type does not have
+	EventTest            = "test-data"          // OBX-8 DEMO or TEST, or MSH-11 of training
+	EventInvalid         = "flagged-invalid"    // OBX-8 INV beside a value
+	EventStatus          = "result-status"      // OBX-11 says that this is no result, beside a value
+	EventSetting         = "setting"            // a setting or configuration row
+	EventSentinelDropped = "sentinel-beside"    // a "no value" row beside a good one of the same measurement
+	EventSampleRate      = "samples-unreadable" // samples without rate or in an unreadable form, kept as text
+	EventTimeBad         = "time-unreadable"    // a time that cannot be read
+	EventTimeMissing     = "time-missing"       // no time at all
+	EventTimeMessage     = "time-of-message"    // MSH-7 taken as the time of observation
+	EventTimeArrival     = "time-of-arrival"    // arrival taken as the time of observation
+	EventZoneUnknown     = "zone-unknown"       // a time without offset, no zone configured: date only
+	EventPatients        = "several-patients"   // more than one patient in the message
+	EventPatientField    = "patient-field"      // a PID field that cannot be used
+	EventTooMany         = "more-events"        // the list was cut
+)
+
+// maxEvents bounds the events of one message.
+const maxEvents = 200
+
+// extension URLs of our own; docs name them.
+const (
+	extensionBase    = "https://vitalgate.github.io/fhir/StructureDefinition/"
+	extensionChannel = extensionBase + "channel"    // OBX-4 as sent
+	extensionTime    = extensionBase + "time-basis" // how the effective time was found, where the row does not state it
+)
+
+// local code systems: urn:vitalgate:codes:<coding system of the message, or dialect>.
+const localSystem = "urn:vitalgate:codes:"
+
+// AppendOutcome appends an OperationOutcome that says what is wrong with a message and where. The issue types follow
+// HL7 table 0357 as the v2-to-FHIR IG does for ERR-3; the location is the v2 one, as OBX[3]-5.1.
+func AppendOutcome(dst []byte, errs ...*hl7.Error) []byte {
+	issues := make([]fhir.Issue, 0, len(errs)+1)
+	for _, e := range errs {
+		if e == nil {
+			continue
+		}
+		s := fhir.Issue{Severity: "error", Code: issueType(e.Code), DetailsCode: conditionCode(e.Code), DetailsText: e.What, Diagnostics: e.Error(), Expression: e.Location()}
+		if e.Code == hl7.CodeAccepted {
+			s.Severity = "information"
+		}
+		if s.DetailsText == "" {
+			s.DetailsText = "cannot use the message"
+		}
+		issues = append(issues, s)
+	}
+	if len(issues) == 0 { // an OperationOutcome has at least one issue
+		issues = append(issues, fhir.Issue{Severity: "information", Code: "informational", DetailsText: "no error"})
+	}
+	return fhir.AppendOutcome(dst, issues)
+}
+
+// issueType gives the FHIR issue-type of an HL7 table 0357 code.
+func issueType(code int) string {
+	switch code {
+	case hl7.CodeAccepted:
+		return "informational"
+	case hl7.CodeSegmentSequence, hl7.CodeDataType:
+		return "structure"
+	case hl7.CodeFieldMissing:
+		return "required"
+	case hl7.CodeTableValue:
+		return "code-invalid"
+	case hl7.CodeTooLong:
+		return "too-long"
+	case hl7.CodeCardinality:
+		return "invalid"
+	case hl7.CodeUnsupportedType, hl7.CodeUnsupportedEvent, hl7.CodeUnsupportedProcess, hl7.CodeUnsupportedVersion:
+		return "not-supported"
+	case hl7.CodeUnknownKey:
+		return "not-found"
+	case hl7.CodeDuplicateKey:
+		return "duplicate"
+	case hl7.CodeLocked:
+		return "lock-error"
+	case hl7.CodeInternal:
+		return "exception"
+	}
+	return "processing"
+}
+
+func conditionCode(code int) string {
+	if code == 0 {
+		return "0"
+	}
+	if code < 100 || code > 999 {
+		return ""
+	}
+	return string([]byte{byte('0' + code/100), byte('0' + code/10%10), byte('0' + code%10)})
+}

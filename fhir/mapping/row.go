@@ -1,0 +1,605 @@
+package mapping
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/vitalgate/vitalgate/fhir"
+	"github.com/vitalgate/vitalgate/hl7"
+)
+
+// row is one OBX.
+type row struct {
+	segment hl7.Segment
+	as      rowKind
+	patient int32
+	device  int32
+	metric  int32 // DeviceMetric, -1 none
+	channel string
+	code    ident
+	loinc   [2]*loincCode
+	when    stamp
+	end     stamp
+
+	standard bool // stands under its standard code
+	status   string
+	value    fhir.Value
+	numeric  bool   // value is a plain number
+	absent   string // data-absent-reason code
+	unit     *unit
+	unitText string
+	limits   fhir.ReferenceRange
+	flags    [4]flag
+	flagged  int
+	security [2]fhir.Coding
+	label    string // of the identifier, as sent
+
+	gone   bool  // written elsewhere, or superseded
+	panel  int32 // the panel that it is part of, -1 none
+	isWave bool
+}
+
+// ident is what OBX-3 names.
+type ident struct {
+	term     *term      // of ISO/IEEE 11073-10101, nil where not known or not trusted
+	loinc    *loincCode // sent as LOINC, or set by the dialect
+	number   int        // MDC number as sent, 0 none
+	system   string     // local code system
+	code     string     // local code, "" where it is no legal FHIR code
+	display  string
+	identity string // what makes two identifiers the same
+	known    bool   // number and name agree
+	origin   bool   // the local code says more than the standard one and is kept beside it
+}
+
+// readRow reads an OBX.
+func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
+	g := &c.groups[groupIndex]
+	r := row{segment: s, patient: patient, panel: -1, metric: -1, as: measurement}
+	r.channel = c.text(s.Field(4))
+	for i := range c.d.rows {
+		if rule := &c.d.rows[i]; rule.cond.holds(rule.cond.at.in(s).Raw()) {
+			r.as = rule.as
+			break
+		}
+	}
+	if c.kind == KindAlarm {
+		r.as = alarm
+	}
+	r.device = c.equipment(s, g)
+	c.identify(&r)
+	if s.Field(5).Empty() && c.containment(s, &r.code, r.channel, r.device) {
+		return
+	}
+	if s.Field(5).Empty() && r.code.term != nil && len(r.code.term.loinc) > 0 && r.code.term.part == notPart && r.code.term.loinc[0].profile == profileBase+"bp" {
+		return // the heading of a blood pressure: its parts follow (IHE DEV TF Vol. 2, MDC_PRESS_BLD_NONINV)
+	}
+	if r.code.term != nil && r.code.term.setting && r.as == measurement {
+		r.as = setting
+	}
+	r.when = c.when(s, g)
+	if !r.when.own && g.has {
+		r.end = g.end
+	}
+	c.readUnit(&r)
+	c.readValue(&r)
+	c.readFlags(&r)
+	c.readStatus(&r)
+	c.readLimits(&r)
+	c.judge(&r)
+	c.rows = append(c.rows, r)
+}
+
+// identify finds out what OBX-3 names: by its first triplet, else by its alternate one.
+func (c *Converter) identify(r *row) {
+	v := r.segment.Field(3).Rep(1)
+	code, name, system := c.text(v.Comp(1)), c.text(v.Comp(2)), c.text(v.Comp(3))
+	r.label = name
+	id := &r.code
+	id.system, id.display = c.localSystem(system), name
+	id.identity = c.join(system, "\x00", code)
+	if code == "" {
+		id.identity = c.join(system, "\x00", name)
+	}
+	if isCode(code) {
+		id.code = code
+	}
+	if r.label == "" {
+		r.label = code
+	}
+	conflict := c.lookUp(r, code, name, system)
+	if !conflict && id.term == nil && id.loinc == nil && v.Comps() > 3 {
+		conflict = c.lookUp(r, c.text(v.Comp(4)), c.text(v.Comp(5)), c.text(v.Comp(6)))
+	}
+	if conflict {
+		id.term, id.loinc, id.known = nil, nil, false
+	}
+	if id.term != nil {
+		id.identity = id.term.coding.Code
+	}
+}
+
+// lookUp resolves one triplet. It reports a conflict where number and name contradict each other.
+func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
+	id := &r.code
+	c.key = append(append(append(c.key[:0], system...), 0), code...)
+	local := c.d.codes[string(c.key)]
+	if local != nil && (system == "MDC" || system == "") && strings.HasPrefix(name, "MDC_") && termByName[name] != local.term {
+		local = nil // the name says something else than the dialect: judge the pair itself
+	}
+	if local != nil {
+		if len(local.labels) > 0 && name != "" && !oneOf(name, local.labels...) {
+			if local.needsLabel {
+				c.event(EventLabelDiffers, r.segment, 3, "the code stands under a label that it is not known by: kept under its local code")
+				return false
+			}
+			c.event(EventLabelDiffers, r.segment, 3, "the code stands under an unusual label: the code decides")
+		}
+		if local.needsLabel && name == "" {
+			return false
+		}
+		id.term, id.known, id.number = local.term, true, local.term.number
+		id.origin = system != "MDC"
+		if local.loinc != nil && inChannels(r.channel, local.channels) {
+			id.loinc = local.loinc
+		}
+		return false
+	}
+	switch system {
+	case "MDIL":
+		number, ok := mdil(code)
+		if !ok {
+			return false
+		}
+		id.number = number
+		if number&0xffff < 0xf000 { // above: private to Philips
+			id.term = termByNumber[number]
+		}
+		id.known, id.origin = id.term != nil, true
+		return false
+	case "LN", "LOINC":
+		id.loinc = loincByCode[code]
+		id.known = id.loinc != nil
+		return false
+	case "MDC", "":
+		number, isNumber := 0, false
+		if n, err := strconv.Atoi(code); err == nil && n >= 0 {
+			number, isNumber = n, true
+		}
+		if system == "" && !strings.HasPrefix(name, "MDC_") && !strings.HasPrefix(code, "MDC_") {
+			return false
+		}
+		if !isNumber && strings.HasPrefix(code, "MDC_") { // a name where the number belongs
+			id.term = termByName[code]
+			id.known = id.term != nil
+			if id.term == nil {
+				c.event(EventCodeUnknown, r.segment, 3, "the name is not in the table")
+			} else if strings.HasPrefix(name, "MDC_") && termByName[name] != id.term {
+				c.event(EventCodeConflict, r.segment, 3, "two names disagree")
+				return true
+			}
+			return false
+		}
+		id.number = number
+		byNumber := termByNumber[number]
+		isName := strings.HasPrefix(name, "MDC")
+		byName := termByName[name]
+		switch {
+		case byNumber != nil && byNumber == byName, byNumber != nil && !isName:
+			id.term = byNumber
+		case byName != nil && (number == 0 && (isNumber || code == "")):
+			id.term = byName
+		case byNumber == nil && byName == nil:
+			if number>>16 != 1 && !oneOf(name, facetNames...) { // objects and facets are no measurements
+				c.event(EventCodeUnknown, r.segment, 3, "neither number nor name is in the table")
+			}
+		case oneOf(name, facetNames...):
+		default:
+			c.event(EventCodeConflict, r.segment, 3, "number and name are no known pair")
+			return true
+		}
+		id.known = id.term != nil
+	}
+	return false
+}
+
+// Names of the rows that describe a waveform (see readSamples). Their numbers differ from version to version.
+const (
+	facetRate       = "MDC_ATTR_SAMP_RATE"
+	facetResolution = "MDC_ATTR_NU_MSMT_RES"
+	facetInvalid    = "MDC_EVT_INOP"
+	facetRange      = "MDC_ATTR_DATA_RANGE"
+)
+
+var facetNames = []string{facetRate, facetResolution, facetInvalid, facetRange}
+
+// inChannels says whether OBX-4 lies in one of the channels; no channels means all.
+func inChannels(channel string, channels []string) bool {
+	for _, p := range channels {
+		if channel == p || (strings.HasPrefix(channel, p) && channel[len(p)] == '.') {
+			return true
+		}
+	}
+	return len(channels) == 0
+}
+
+// mdil reads a Philips MDIL number, PPPP-CCCC hexadecimal: partition and term code.
+func mdil(s string) (int, bool) {
+	if len(s) != 9 || s[4] != '-' {
+		return 0, false
+	}
+	partition, err := strconv.ParseUint(s[:4], 16, 16)
+	if err != nil {
+		return 0, false
+	}
+	code, err := strconv.ParseUint(s[5:], 16, 16)
+	return int(partition<<16 | code), err == nil
+}
+
+// isCode says whether s may stand as a FHIR code: no white space but single blanks inside (datatypes.html#code).
+func isCode(s string) bool {
+	for i, r := range s {
+		if r <= ' ' || r == 0x7f || r == '\u00a0' || r == '\ufeff' || (r >= '\u2000' && r <= '\u200f') || r == '\u2028' || r == '\u2029' || r == '\u202f' || r == '\u205f' || r == '\u3000' || r == '\u1680' || r == '\u0085' || r == '\ufffd' {
+			if r != ' ' || i == 0 || i == len(s)-1 || s[i-1] == ' ' {
+				return false
+			}
+		}
+	}
+	return s != ""
+}
+
+// localSystem gives the URI under which the message's own codes stand.
+func (c *Converter) localSystem(system string) string {
+	if system == "" {
+		system = c.d.Name
+	}
+	start := len(c.arena)
+	c.arena = append(c.arena, localSystem...)
+	for i := 0; i < len(system) && i < 64; i++ {
+		b := system[i]
+		if b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || b == '.' || b == '_' || b == '-' {
+			c.arena = append(c.arena, b)
+		} else {
+			c.arena = append(c.arena, '-')
+		}
+	}
+	return c.since(start)
+}
+
+// unitState says what is known of a unit field.
+type unitState uint8
+
+const (
+	unitNone unitState = iota
+	unitKnown
+	unitForeign  // present, not in the table
+	unitConflict // its parts contradict each other
+)
+
+// lookUpUnit resolves one triplet of OBX-6.
+func lookUpUnit(code, name, system string) (*unit, unitState) {
+	if code == "" && name == "" {
+		return nil, unitNone
+	}
+	var byCode, byName *unit
+	switch {
+	case system == "MDIL":
+		if n, ok := mdil(code); ok {
+			byCode = unitByNumber[n]
+		}
+	case code != "":
+		if n, err := strconv.Atoi(code); err == nil && (system == "MDC" || system == "") {
+			byCode = unitByNumber[n]
+		} else if byCode = unitByName[code]; byCode == nil {
+			byCode = unitByText[code]
+		}
+	}
+	if name != "" {
+		if byName = unitByName[name]; byName == nil {
+			byName = unitByText[name]
+		}
+	}
+	switch {
+	case byCode != nil && byName != nil:
+		if byCode.ucum != byName.ucum {
+			return nil, unitConflict
+		}
+		return byCode, unitKnown
+	case byCode != nil:
+		if strings.HasPrefix(name, "MDC_") {
+			return nil, unitConflict
+		}
+		return byCode, unitKnown
+	case byName != nil:
+		if code != "" && code != "0" {
+			return nil, unitConflict // the number is none of that name
+		}
+		return byName, unitKnown
+	}
+	return nil, unitForeign
+}
+
+// readUnit reads OBX-6.
+func (c *Converter) readUnit(r *row) {
+	v := r.segment.Field(6).Rep(1)
+	if v.Empty() || v.Null() {
+		return
+	}
+	code, name, system := c.text(v.Comp(1)), c.text(v.Comp(2)), c.text(v.Comp(3))
+	if r.unitText = name; name == "" {
+		r.unitText = code
+	}
+	u, state := lookUpUnit(code, name, system)
+	if v.Comps() > 3 {
+		alternate, other := lookUpUnit(c.text(v.Comp(4)), c.text(v.Comp(5)), c.text(v.Comp(6)))
+		switch {
+		case other == unitKnown && state == unitKnown && alternate.ucum != u.ucum:
+			state = unitConflict
+		case other == unitKnown && (state == unitNone || state == unitForeign):
+			u, state = alternate, other
+		}
+	}
+	switch state {
+	case unitKnown:
+		r.unit = u
+	case unitConflict:
+		c.event(EventUnitConflict, r.segment, 6, "number and text of the unit disagree")
+	case unitForeign:
+		c.event(EventUnitUnknown, r.segment, 6, "the unit is not in the table")
+	}
+}
+
+// quantity makes the quantity of a number in the row's unit: UCUM where the unit is known, else its text alone.
+func (r *row) quantity(number, comparator string) fhir.Quantity {
+	q := fhir.Quantity{Value: number, Comparator: comparator, Unit: r.unitText}
+	if r.unit != nil {
+		q.System, q.Code = fhir.SystemUCUM, r.unit.ucum
+		if q.Unit == "" || strings.HasPrefix(q.Unit, "MDC_") { // for people: no nomenclature name
+			q.Unit = r.unit.ucum
+		}
+	}
+	return q
+}
+
+// readStatus reads OBX-11 (v2-to-FHIR IG, ObservationResultStatus; codes it leaves open by their meaning in HL7 table 0085).
+func (c *Converter) readStatus(r *row) {
+	switch string(r.segment.Field(11).Raw()) {
+	case "F", "V", "U":
+		r.status = "final"
+	case "C":
+		r.status = "corrected"
+	case "A", "B":
+		r.status = "amended"
+	case "P", "R", "S": // R: entered, not verified - what a device sends by itself
+		r.status = "preliminary"
+	case "I":
+		r.status = "registered"
+	case "X", "N", "O":
+		r.status = "cancelled"
+	case "D", "W":
+		r.status = "entered-in-error"
+	default:
+		r.status = "unknown"
+	}
+}
+
+// flag is one OBX-8 repetition as an interpretation.
+type flag struct{ coding fhir.Coding }
+
+// systemMeasurementStatus is the code system of the PoCD IG for the bits of an 11073 measurement status.
+const systemMeasurementStatus = "http://hl7.org/fhir/uv/pocd/CodeSystem/measurement-status"
+
+var (
+	labelTest        = fhir.Coding{System: fhir.SystemActReason, Code: "HTEST", Display: "test health data"}
+	labelUnreliable  = fhir.Coding{System: fhir.SystemReliability, Code: "UNRELIABLE", Display: "unreliable"}
+	labelUncertain   = fhir.Coding{System: fhir.SystemReliability, Code: "UNCERTREL", Display: "uncertain reliability"}
+	labelReliable    = fhir.Coding{System: fhir.SystemReliability, Code: "HRELIABLE", Display: "highly reliable"}
+	statusByFlag     = map[string]string{"QUES": "questionable", "CAL": "calibration-ongoing", "VAL": "validated-data", "EARLY": "early-indication", "BUSY": "msmt-ongoing", "ALACT": "in-alarm", "ALINH": "al-inhibited"}
+	abnormalityCodes = map[string]bool{"N": true, "L": true, "LL": true, "H": true, "HH": true, "A": true, "AA": true, "<": true, ">": true, "U": true, "D": true, "B": true, "W": true, "R": true, "I": true, "S": true, "POS": true, "NEG": true, "IND": true, "DET": true, "ND": true, "E": true}
+)
+
+// readFlags reads OBX-8 (uv-pocd mappingv2, "OBX-8 FHIR Encoding").
+func (c *Converter) readFlags(r *row) {
+	test := c.test
+	f := r.segment.Field(8)
+	for i := 1; i <= f.Reps() && i <= 8; i++ {
+		s := c.text(f.Rep(i).Comp(1))
+		switch s {
+		case "", `""`:
+			continue
+		case "DEMO", "TEST":
+			test = true
+			continue
+		case "INV":
+			r.label0(labelUnreliable)
+			if r.value.Empty() {
+				r.absent = "error"
+			} else {
+				r.as = max(r.as, setting)
+				c.event(EventInvalid, r.segment, 8, "the value is flagged as invalid: kept, not charted")
+			}
+			continue
+		case "NAV", "NI", "OFF":
+			reason := "temp-unknown"
+			if s == "NI" {
+				reason = "unknown"
+			} else if s == "OFF" {
+				reason = "not-performed"
+			}
+			if r.value.Empty() {
+				r.absent = reason
+			} else {
+				r.as = max(r.as, setting)
+				c.event(EventInvalid, r.segment, 8, "the value is flagged as not available: kept, not charted")
+			}
+			continue
+		case "QUES", "CAL":
+			r.label0(labelUncertain)
+		case "VAL":
+			r.label0(labelReliable)
+		case "BUSY":
+			if r.value.Empty() {
+				r.absent = "temp-unknown"
+			}
+		}
+		if r.flagged < len(r.flags) {
+			k := fhir.Coding{Display: s}
+			if code := statusByFlag[s]; code != "" {
+				k = fhir.Coding{System: systemMeasurementStatus, Code: code}
+			} else if abnormalityCodes[s] {
+				k = fhir.Coding{System: fhir.SystemInterpretation, Code: s}
+			}
+			r.flags[r.flagged] = flag{k}
+			r.flagged++
+		}
+	}
+	if test {
+		r.label0(labelTest)
+		if !r.value.Empty() {
+			r.as = max(r.as, setting)
+			c.event(EventTest, r.segment, 8, "test or demonstration data: kept, marked as test, not charted")
+		}
+	}
+}
+
+// label0 puts a security label into the first free place.
+func (r *row) label0(k fhir.Coding) {
+	for i := range r.security {
+		if r.security[i] == (fhir.Coding{}) {
+			r.security[i] = k
+			return
+		}
+	}
+}
+
+var alarmLimits = fhir.Coding{System: "http://hl7.org/fhir/uv/pocd/CodeSystem/reference-range-type", Code: "alarm-limits", Display: "Alarm limits"}
+
+// readLimits reads OBX-7: low-high, low^high, <high, >low (uv-pocd mappingv2, OBX-7).
+func (c *Converter) readLimits(r *row) {
+	v := r.segment.Field(7)
+	if v.Empty() || v.Null() || r.value.Empty() && r.absent == "" {
+		return
+	}
+	r.limits.Text = c.text(v)
+	low, high := "", ""
+	if v.Comps() == 2 {
+		low, high = c.text(v.Comp(1)), c.text(v.Comp(2))
+	} else if s := r.limits.Text; strings.HasPrefix(s, "<") {
+		high = strings.TrimPrefix(s[1:], "=")
+	} else if strings.HasPrefix(s, ">") {
+		low = strings.TrimPrefix(s[1:], "=")
+	} else if len(s) > 1 {
+		if dash := strings.IndexByte(s[1:], '-'); dash >= 0 {
+			low, high = s[:dash+1], s[dash+2:]
+		}
+	}
+	if n, _, ok := fhir.Decimal(low); ok {
+		r.limits.Low = r.quantity(n, "")
+	}
+	if n, _, ok := fhir.Decimal(high); ok {
+		r.limits.High = r.quantity(n, "")
+	}
+	if c.d.limits == "alarm" && !(r.limits.Low.Value == "" && r.limits.High.Value == "") {
+		r.limits.Type = c.concept("", alarmLimits)
+	}
+}
+
+// judge decides whether the row stands under its standard code.
+func (c *Converter) judge(r *row) {
+	hasValue := !r.value.Empty()
+	if r.as == setting && r.security == [2]fhir.Coding{} && hasValue {
+		c.event(EventSetting, r.segment, 3, "a setting, not a measurement")
+	}
+	if hasValue && (r.status == "cancelled" || r.status == "entered-in-error") {
+		c.event(EventStatus, r.segment, 11, "OBX-11 says that this is no result: the value is kept, not charted")
+		r.as = max(r.as, setting)
+	}
+	id := &r.code
+	if r.as != measurement || !id.known {
+		return
+	}
+	r.loinc[0] = id.loinc
+	if id.loinc == nil && id.term != nil {
+		copy(r.loinc[:], id.term.loinc)
+	}
+	if !hasValue {
+		r.standard = true
+		return
+	}
+	if r.isWave {
+		r.standard, r.loinc = id.term != nil, [2]*loincCode{}
+		return
+	}
+	dims := id.term != nil && len(id.term.dimensions) > 0 || id.term == nil
+	if !dims { // a term that is no amount: its text or code is the value
+		r.standard = !r.numeric || r.unit != nil || r.unitText == ""
+		r.loinc = [2]*loincCode{}
+		return
+	}
+	if !r.numeric {
+		c.event(EventNotANumber, r.segment, 5, "text where the code wants a number: kept, not charted")
+		return
+	}
+	if r.unit == nil {
+		if r.unitText == "" && !c.implyUnit(r) {
+			c.event(EventUnitMissing, r.segment, 6, "no unit was sent and the code allows several: set the monitor's units in its configuration")
+		}
+		if r.unit == nil {
+			return
+		}
+	}
+	fits := id.term != nil && id.term.allows(r.unit.dimension) || id.term == nil && id.loinc.dimension == r.unit.dimension
+	if !fits {
+		c.event(EventUnitMisfit, r.segment, 6, "the unit does not fit the code")
+		return
+	}
+	x, err := strconv.ParseFloat(r.value.Quantity.Value, 64)
+	amount := x*r.unit.factor + r.unit.offset
+	if err != nil || id.term != nil && !id.term.limits.holds(amount) || r.loinc[0] != nil && r.loinc[0].dimension == r.unit.dimension && !r.loinc[0].limits.holds(amount) {
+		c.event(EventImplausible, r.segment, 5, "physically impossible value: kept, not charted")
+		return
+	}
+	r.standard = true
+	for i, l := range r.loinc { // the profile fixes the units: kPa, say, stays under the MDC code alone
+		if l != nil && !oneOf(r.unit.ucum, l.units...) {
+			r.loinc[i] = nil
+		}
+	}
+	if r.loinc[0] == nil {
+		r.loinc[1] = nil
+		if id.term == nil {
+			r.standard = false
+			c.event(EventUnitMisfit, r.segment, 6, "the profile of the code does not allow this unit")
+		}
+	}
+}
+
+// implyUnit sets the unit of a row that sent none: the only one that the code's dimension has, or the monitor's setting.
+func (c *Converter) implyUnit(r *row) bool {
+	dims := r.code.term
+	var d dimension
+	switch {
+	case dims != nil && len(dims.dimensions) == 1:
+		d = dims.dimensions[0]
+	case dims == nil && r.code.loinc != nil:
+		d = r.code.loinc.dimension
+	default:
+		return false
+	}
+	u := implied[d]
+	if u == nil {
+		u = unitByText[c.at.Units.of(d)]
+	}
+	if u == nil || u.dimension != d {
+		return false
+	}
+	r.unit = u
+	r.value.Quantity = r.quantity(r.value.Quantity.Value, r.value.Quantity.Comparator)
+	if r.limits.Low.Value != "" {
+		r.limits.Low = r.quantity(r.limits.Low.Value, "")
+	}
+	if r.limits.High.Value != "" {
+		r.limits.High = r.quantity(r.limits.High.Value, "")
+	}
+	return true
+}

@@ -1,0 +1,259 @@
+package fhir
+
+func begin(b []byte, resourceType, id string) []byte {
+	b = append(b, `{"resourceType":"`...)
+	b = append(b, resourceType...)
+	b = append(b, '"')
+	return text(b, "id", id)
+}
+
+// Append adds the Observation's JSON.
+func (o *Observation) Append(b []byte) []byte {
+	b = begin(b, "Observation", o.ID)
+	if o.Profile != "" || len(o.Security) > 0 {
+		b = open(b, "meta")
+		if o.Profile != "" {
+			b = append(key(b, "profile"), '[')
+			b = append(AppendString(b, o.Profile), ']')
+		}
+		if len(o.Security) > 0 {
+			b = append(key(b, "security"), '[')
+			for i := range o.Security {
+				b = o.Security[i].append(comma(b))
+			}
+			b = append(b, ']')
+		}
+		b = append(b, '}')
+	}
+	b = extensions(b, o.Extension)
+	if o.Identifier.Value != "" {
+		b = append(key(b, "identifier"), '[')
+		b = append(o.Identifier.append(b), ']')
+	}
+	b = text(b, "status", o.Status)
+	if !o.Category.empty() {
+		b = append(key(b, "category"), '[', '{')
+		b = append(key(b, "coding"), '[')
+		b = append(o.Category.append(b), ']', '}', ']')
+	}
+	b = concept(b, "code", &o.Code)
+	b = reference(b, "subject", &o.Subject)
+	b = text(b, "effectiveDateTime", o.Effective)
+	b = period(b, "effectivePeriod", o.EffectivePeriod)
+	if o.EffectiveAbsent != "" || o.EffectiveRaw != "" {
+		b = append(key(b, "_effectiveDateTime"), '{')
+		b = append(key(b, "extension"), '[')
+		if o.EffectiveAbsent != "" {
+			b = (&Extension{URL: ExtensionDataAbsent, Code: o.EffectiveAbsent}).append(b)
+		}
+		if o.EffectiveRaw != "" {
+			b = (&Extension{URL: ExtensionMonitorTime, String: o.EffectiveRaw}).append(comma(b))
+		}
+		b = append(b, ']', '}')
+	}
+	b = o.Value.append(b)
+	b = absentReason(b, o.Absent)
+	b = concepts(b, "interpretation", o.Interpretation)
+	if o.Note != "" {
+		b = append(key(b, "note"), '[', '{')
+		b = append(text(b, "text", o.Note), '}', ']')
+	}
+	b = concept(b, "bodySite", &o.BodySite)
+	b = concept(b, "method", &o.Method)
+	b = reference(b, "device", &o.Device)
+	b = referenceRange(b, &o.Range)
+	if len(o.Component) > 0 {
+		b = append(key(b, "component"), '[')
+		for i := range o.Component {
+			c := &o.Component[i]
+			b = append(comma(b), '{')
+			b = concept(b, "code", &c.Code)
+			b = c.Value.append(b)
+			b = absentReason(b, c.Absent)
+			b = concepts(b, "interpretation", c.Interpretation)
+			b = referenceRange(b, &c.Range)
+			b = append(b, '}')
+		}
+		b = append(b, ']')
+	}
+	return append(b, '}')
+}
+
+// ExtensionMonitorTime keeps the digits of a time that could not be placed on the time line as they stood.
+const ExtensionMonitorTime = "https://vitalgate.github.io/fhir/StructureDefinition/monitor-time"
+
+// Append adds the Patient's JSON.
+func (p *Patient) Append(b []byte) []byte {
+	b = begin(b, "Patient", p.ID)
+	b = identifiers(b, p.Identifier)
+	if len(p.Name) > 0 {
+		b = append(key(b, "name"), '[')
+		for i := range p.Name {
+			n := &p.Name[i]
+			b = append(comma(b), '{')
+			b = text(b, "use", n.Use)
+			b = text(b, "text", n.Text)
+			b = text(b, "family", n.Family)
+			b = words(b, "given", n.Given, n.Middle)
+			b = words(b, "prefix", n.Prefix, "")
+			b = words(b, "suffix", n.Suffix, "")
+			b = append(b, '}')
+		}
+		b = append(b, ']')
+	}
+	b = text(b, "gender", p.Gender)
+	b = text(b, "birthDate", p.BirthDate)
+	return append(b, '}')
+}
+
+func words(b []byte, name, first, second string) []byte {
+	if first == "" && second == "" {
+		return b
+	}
+	b = append(key(b, name), '[')
+	if first != "" {
+		b = AppendString(b, first)
+	}
+	if second != "" {
+		b = AppendString(comma(b), second)
+	}
+	return append(b, ']')
+}
+
+// Append adds the Device's JSON.
+func (d *Device) Append(b []byte) []byte {
+	b = begin(b, "Device", d.ID)
+	b = identifiers(b, d.Identifier)
+	b = text(b, "manufacturer", d.Manufacturer)
+	b = text(b, "serialNumber", d.Serial)
+	if d.Name != "" {
+		b = append(key(b, "deviceName"), '[', '{')
+		b = text(b, "name", d.Name)
+		b = append(text(b, "type", "user-friendly-name"), '}', ']')
+	}
+	b = concept(b, "type", &d.Type)
+	b = reference(b, "location", &d.Location)
+	b = reference(b, "parent", &d.Parent)
+	return append(b, '}')
+}
+
+// Append adds the DeviceMetric's JSON.
+func (d *DeviceMetric) Append(b []byte) []byte {
+	b = begin(b, "DeviceMetric", d.ID)
+	b = concept(b, "type", &d.Type)
+	b = concept(b, "unit", &d.Unit)
+	b = reference(b, "source", &d.Source)
+	b = reference(b, "parent", &d.Parent)
+	b = text(b, "category", d.Category)
+	return append(b, '}')
+}
+
+// Append adds the Location's JSON.
+func (l *Location) Append(b []byte) []byte {
+	b = begin(b, "Location", l.ID)
+	b = text(b, "name", l.Name)
+	b = text(b, "description", l.Description)
+	if l.Physical != "" {
+		b = open(b, "physicalType")
+		b = append(key(b, "coding"), '[')
+		b = Coding{System: "http://terminology.hl7.org/CodeSystem/location-physical-type", Code: l.Physical}.append(b)
+		b = append(b, ']', '}')
+	}
+	return append(b, '}')
+}
+
+// Append adds the Provenance's JSON.
+func (p *Provenance) Append(b []byte) []byte {
+	b = begin(b, "Provenance", p.ID)
+	b = append(key(b, "target"), '[')
+	for _, t := range p.Target {
+		b = append(comma(b), '{')
+		b = append(text(b, "reference", t), '}')
+	}
+	b = append(b, ']')
+	b = text(b, "recorded", p.Recorded)
+	if p.RecordedAbsent != "" {
+		b = append(key(b, "_recorded"), '{')
+		b = append(absentExtension(b, p.RecordedAbsent), '}')
+	}
+	b = append(key(b, "agent"), '[', '{')
+	b = open(b, "type")
+	b = append(key(b, "coding"), '[')
+	b = Coding{System: "http://terminology.hl7.org/CodeSystem/provenance-participant-type", Code: "assembler"}.append(b)
+	b = append(b, ']', '}')
+	b = open(b, "who")
+	b = append(text(b, "display", p.Agent), '}', '}', ']')
+	if p.Entity != "" {
+		b = append(key(b, "entity"), '[', '{')
+		b = text(b, "role", "source")
+		b = open(b, "what")
+		b = append(key(b, "identifier"), '{')
+		b = text(b, "system", SystemURI)
+		b = append(text(b, "value", p.Entity), '}')
+		b = text(b, "display", p.EntityText)
+		b = append(b, '}', '}', ']')
+	}
+	return append(b, '}')
+}
+
+// BeginBundle opens a Bundle of type collection: call Entry before each resource's Append, EndBundle at the end.
+// timestamp is an instant or "".
+func BeginBundle(b []byte, id string, identifier Identifier, timestamp string) []byte {
+	b = begin(b, "Bundle", id)
+	if identifier.Value != "" {
+		b = identifier.append(key(b, "identifier"))
+	}
+	b = text(b, "type", "collection")
+	return text(b, "timestamp", timestamp)
+}
+
+// Entry opens the Bundle entry of the resource with this id (a UUID), the first one or a further one, and leaves
+// the place where its JSON goes. EndEntry closes it.
+func Entry(b []byte, first bool, id string) []byte {
+	if first {
+		b = append(b, `,"entry":[`...)
+	} else {
+		b = append(b, ',')
+	}
+	b = append(b, `{"fullUrl":"urn:uuid:`...)
+	b = append(b, id...)
+	return append(b, `","resource":`...)
+}
+
+// EndEntry closes what Entry opened.
+func EndEntry(b []byte) []byte { return append(b, '}') }
+
+// EndBundle closes the Bundle; entries says whether there was any.
+func EndBundle(b []byte, entries bool) []byte {
+	if entries {
+		b = append(b, ']')
+	}
+	return append(b, '}')
+}
+
+// AppendOutcome adds the JSON of an OperationOutcome with the given issues (at least one, FHIR R4 operationoutcome.html).
+func AppendOutcome(b []byte, issues []Issue) []byte {
+	b = append(b, `{"resourceType":"OperationOutcome","issue":[`...)
+	for i := range issues {
+		s := &issues[i]
+		b = append(comma(b), '{')
+		b = text(b, "severity", s.Severity)
+		b = text(b, "code", s.Code)
+		if s.DetailsCode != "" || s.DetailsText != "" {
+			b = open(b, "details")
+			if s.DetailsCode != "" {
+				b = append(key(b, "coding"), '[')
+				b = Coding{System: "http://terminology.hl7.org/CodeSystem/v2-0357", Code: s.DetailsCode}.append(b)
+				b = append(b, ']')
+			}
+			b = append(text(b, "text", s.DetailsText), '}')
+		}
+		b = text(b, "diagnostics", s.Diagnostics)
+		if s.Expression != "" {
+			b = append(key(b, "location"), '[')
+			b = append(AppendString(b, s.Expression), ']')
+		}
+		b = append(b, '}')
+	}
+	return append(b, ']', '}')
+}

@@ -25,7 +25,7 @@ type Tree struct {
 }
 
 // Size is the number of leaves.
-func (t *Tree) Size() uint64 { return t.size }
+func (t Tree) Size() uint64 { return t.size }
 
 // Append adds a leaf. It panics at MaxIndex leaves.
 func (t *Tree) Append(l Leaf) { t.AppendHash(tlog.RecordHash(l)) }
@@ -44,7 +44,7 @@ func (t *Tree) AppendHash(h Hash) {
 }
 
 // Root is the root hash, that of RFC 9162 §2.1.1 for the empty tree too.
-func (t *Tree) Root() Hash {
+func (t Tree) Root() Hash {
 	if t.size == 0 {
 		h, _ := tlog.TreeHash(0, nil)
 		return h
@@ -60,7 +60,7 @@ func (t *Tree) Root() Hash {
 }
 
 // AppendBinary appends the size (8 bytes, big endian) and the roots from the largest subtree to the smallest. It never fails.
-func (t *Tree) AppendBinary(dst []byte) ([]byte, error) {
+func (t Tree) AppendBinary(dst []byte) ([]byte, error) {
 	dst = binary.BigEndian.AppendUint64(dst, t.size)
 	for i := maxLevels - 1; i >= 0; i-- {
 		if t.size>>i&1 != 0 {

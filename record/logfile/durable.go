@@ -12,7 +12,7 @@ import (
 //
 //	append   pwrite at the known end of the last segment; on error the segment is cut back to what was synced (Rollback)
 //	sync     fdatasync of the last segment, which also makes its length durable; on error nothing is known any more: poisoned
-//	rotate   open(O_EXCL) next.tmp, pwrite the header, fdatasync, rename to its name, fsync the directory;
+//	rotate   open(O_TRUNC) next.tmp, pwrite the header, fdatasync, rename to its name, fsync the directory;
 //	         a segment is never seen without its header, and the one before is complete and synced by then
 //	drop     unlink of the oldest segments first, so that the rest is always one run
 type syscalls struct {
@@ -27,7 +27,7 @@ type syscalls struct {
 
 var system = syscalls{
 	create: func(name string) (*os.File, error) {
-		return os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		return os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	},
 	pwrite: func(f *os.File, b []byte, at int64) error {
 		_, err := f.WriteAt(b, at)

@@ -476,10 +476,12 @@ func (l *Log) DropBefore(index uint64) error {
 	defer l.mu.Unlock()
 	index = min(index, l.durable.last.Size)
 	for len(l.segments) > 1 && l.segments[1].first <= index {
-		gone := l.segments[0].name(l.dir)
-		l.segments = l.segments[1:]
+		all := l.segments
+		l.segments = all[1:]
 		l.publish()
-		if err := l.sys.unlink(gone); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := l.sys.unlink(all[0].name(l.dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			l.segments = all // else a later drop would leave a hole
+			l.publish()
 			return fmt.Errorf("cannot drop segment: %w", err)
 		}
 	}

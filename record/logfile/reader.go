@@ -131,7 +131,7 @@ func (c *cursor) open(v *view, i int) (h header, err error) {
 	c.seg = v.segments[i]
 	c.seg.size = v.size(i)
 	c.sc, h, err = openScanner(c.log.dir, c.seg, readBuffer)
-	if errors.Is(err, os.ErrNotExist) && c.log.First() > c.seg.first {
+	if errors.Is(err, os.ErrNotExist) && (i == 0 || c.log.First() > c.seg.first) {
 		err = ErrDropped
 	}
 	return h, err

@@ -62,8 +62,22 @@ func stop(t testing.TB, x *tpm.TPM) {
 	}
 }
 
-// sources runs a test against every source that this machine has without touching its own TPM.
+// device is a TPM that tests may write to, and that holds no identity of value: VITALGATE_TPM=/dev/tpmrm0.
+var device = os.Getenv("VITALGATE_TPM")
+
+// sources runs a test against every source. The machine's own TPM is touched only where VITALGATE_TPM names it.
 func sources(t *testing.T, f func(t *testing.T, source, dir string)) {
+	if device != "" {
+		t.Run("device", func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "tpm")
+			t.Cleanup(func() {
+				if err := tpm.Decommission(context.Background(), tpm.Options{Source: device, Dir: dir}); err != nil {
+					t.Error(err)
+				}
+			})
+			f(t, device, dir)
+		})
+	}
 	t.Run("swtpm", func(t *testing.T) { f(t, "swtpm", tpmtest.Dir(t)) })
 	t.Run("software", func(t *testing.T) { f(t, "software", filepath.Join(t.TempDir(), "tpm")) })
 }
@@ -96,7 +110,8 @@ func TestIdentityStaysAndCounterRises(t *testing.T) {
 			if !public(x.Data()).Equal(data) || !public(x.TLS()).Equal(client) {
 				t.Fatal("the identity changed when the box restarted")
 			}
-			if b := x.Boot(); b.Counter != boot.Counter+i || b.Resets <= boot.Resets {
+			b := x.Boot()
+			if b.Counter != boot.Counter+i || source != device && b.Resets <= boot.Resets {
 				t.Fatalf("boot %d after %+v is %+v", i, boot, b)
 			}
 			signs(t, x.Data())
@@ -108,6 +123,9 @@ func TestIdentityStaysAndCounterRises(t *testing.T) {
 
 func TestTwoBoxesDiffer(t *testing.T) {
 	sources(t, func(t *testing.T, source, dir string) {
+		if source == device {
+			t.Skip("there is one device")
+		}
 		x := open(t, source, dir)
 		defer stop(t, x)
 		other := filepath.Join(t.TempDir(), "other")
@@ -177,6 +195,80 @@ func TestOpensslVerifies(t *testing.T) {
 			t.Fatal("openssl accepts the signature for other bytes")
 		}
 	})
+}
+
+func TestDecommissionedBoxIsANewBox(t *testing.T) {
+	sources(t, func(t *testing.T, source, dir string) {
+		x := open(t, source, dir)
+		old, counter := public(x.Data()), x.Boot().Counter
+		if err := tpm.Decommission(t.Context(), tpm.Options{Source: source, Dir: dir}); err == nil {
+			t.Fatal("decommissioned under a running box")
+		}
+		stop(t, x)
+		must(t, tpm.Decommission(t.Context(), tpm.Options{Source: source, Dir: dir}))
+		left, err := os.ReadDir(dir)
+		must(t, err)
+		if len(left) != 1 || left[0].Name() != "lock" {
+			t.Fatalf("%v is left", left)
+		}
+		must(t, tpm.Decommission(t.Context(), tpm.Options{Source: source, Dir: dir})) // once more does no harm
+		x = open(t, source, dir)
+		defer stop(t, x)
+		if public(x.Data()).Equal(old) {
+			t.Fatal("the old identity is back")
+		}
+		if source == device && x.Boot().Counter <= counter {
+			t.Fatalf("the counter of the chip went from %d to %d", counter, x.Boot().Counter)
+		}
+		signs(t, x.Data())
+	})
+}
+
+// The device of the kernel, as a person meets it: see VITALGATE_TPM.
+func TestDevice(t *testing.T) {
+	if device == "" {
+		t.Skip("VITALGATE_TPM does not name a TPM that tests may write to")
+	}
+	dir := filepath.Join(t.TempDir(), "tpm")
+	x := open(t, device, dir)
+	t.Logf("%s, %s, %+v", x.Class(), x.Label(), x.Boot())
+	if strings.Contains(x.Label(), "NOT A TPM") {
+		t.Fatal(x.Label())
+	}
+	signs(t, x.Data())
+	a, lak := attestor(t, x)
+	s, err := a.CertifyData(t.Context(), nonce)
+	must(t, err)
+	_, e, err := lak.Certified(s, nonce, a.Areas().Data)
+	must(t, err)
+	if e.Resets != x.Boot().Resets {
+		t.Fatalf("the statement has %d resets, the box says %d", e.Resets, x.Boot().Resets)
+	}
+	keys, err := a.EndorsementKeys(t.Context())
+	must(t, err)
+	for _, ek := range keys {
+		challenge, secret, err := ek.Challenge(lak)
+		must(t, err)
+		answer, err := a.Activate(t.Context(), ek, challenge)
+		must(t, err)
+		if !bytes.Equal(answer, secret) {
+			t.Fatal("the TPM read another secret")
+		}
+	}
+	_, values, err := a.Quote(t.Context(), nonce, 0, 7, 11)
+	must(t, err)
+	t.Logf("%d endorsement keys, PCRs %x", len(keys), values)
+	other := filepath.Join(t.TempDir(), "other") // the disk was lost, the chip was not
+	stop(t, x)
+	_, err = tpm.Open(t.Context(), tpm.Options{Source: device, Dir: other})
+	if !errors.Is(err, tpm.ErrIdentity) || !strings.Contains(err.Error(), "another password") {
+		t.Fatalf("got %v", err)
+	}
+	must(t, tpm.Decommission(t.Context(), tpm.Options{Source: device, Dir: other}))
+	_, err = tpm.Open(t.Context(), tpm.Options{Source: device, Dir: dir})
+	if !errors.Is(err, tpm.ErrIdentity) {
+		t.Fatalf("the identity was removed: %v", err)
+	}
 }
 
 func write(t testing.TB, path string, data []byte) {
@@ -625,7 +717,13 @@ func TestLogHoldsNoSecret(t *testing.T) {
 }
 
 func BenchmarkSign(b *testing.B) {
-	for _, source := range []string{"swtpm", "software"} {
+	all := []string{"swtpm", "software"}
+	if device != "" {
+		all = append(all, device)
+		clean := tpm.Options{Source: device, Dir: b.TempDir()}
+		b.Cleanup(func() { tpm.Decommission(context.Background(), clean) })
+	}
+	for _, source := range all {
 		b.Run(source, func(b *testing.B) {
 			dir := filepath.Join(b.TempDir(), "tpm")
 			if source == "swtpm" {

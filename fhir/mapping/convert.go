@@ -21,7 +21,8 @@ type Converter struct {
 	m         *hl7.Message
 	at        *Context
 	kind      string
-	test      bool // MSH-11 says training or debugging
+	results   bool // the rows of the message may be measurements
+	test      bool // MSH-11 says debugging
 	zone      zone
 	arena     []byte
 	key       []byte // scratch of table look-ups and of identities
@@ -144,6 +145,8 @@ func (c *Converter) Convert(m *hl7.Message, at Context) (Result, error) {
 	c.reset(m, &at)
 	typ, trigger, _ := m.Type()
 	c.kind = c.kindOf(typ, trigger)
+	// Rows of admissions, orders and the like are entries by people, not measurements.
+	c.results = (typ == "ORU" || typ == "ORF" || typ == "OUL") && c.kind != KindADT && c.kind != KindOther
 	c.readSegments()
 	c.settle()
 	c.write(typ, trigger)

@@ -191,10 +191,16 @@ func (c *Converter) dashed(s string) string {
 	return c.since(start)
 }
 
+// isObject says whether an identifier names a device or a part of one: the object partition of ISO/IEEE 11073-10101, or
+// a name that says so under whatever number.
+func isObject(number int, name string) bool {
+	return number>>16 == 1 && !strings.HasPrefix(name, "MDC_ATTR_") || strings.HasPrefix(name, "MDC_DEV_")
+}
+
 // containment takes a row that describes the device and not the patient: it has no value, its code is of the object
 // partition, and the trailing zeros of OBX-4 tell the level (uv-pocd mappingv2, OBX-4). It says whether it was one.
 func (c *Converter) containment(s hl7.Segment, code *ident, channel string, dev int32) bool {
-	if code.number>>16 != 1 {
+	if !isObject(code.number, code.display) {
 		return false
 	}
 	path, level := channel, 3
@@ -203,7 +209,7 @@ func (c *Converter) containment(s hl7.Segment, code *ident, channel string, dev 
 		level--
 	}
 	if strings.Count(channel, ".") != 3 {
-		return channel == "" || strings.Count(path, ".") == 0
+		level = 0 // a profile or a device of a flat message
 	}
 	if level == 0 {
 		if c.devices[dev].typ == nil {
@@ -211,7 +217,7 @@ func (c *Converter) containment(s hl7.Segment, code *ident, channel string, dev 
 		}
 		return true
 	}
-	if level == 3 {
+	if level == 3 { // a metric without a value is none of this
 		return false
 	}
 	for i := range c.nodes {

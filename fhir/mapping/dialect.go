@@ -41,6 +41,7 @@ type Dialect struct {
 	limits    string // meaning of OBX-7: "alarm" | "reference"
 	absent    []string
 	sentinels []float64
+	knownOnly bool // sentinels hold for known codes only
 	bed       path
 	noBed     bool
 	messages  []messageRule
@@ -204,6 +205,7 @@ type dialectFile struct {
 	} `toml:"time"`
 	Values struct {
 		Sentinels []string `toml:"sentinels"`
+		KnownOnly bool     `toml:"sentinels_of_known_codes_only"`
 		Absent    []string `toml:"absent"`
 		Limits    string   `toml:"limits"`
 	} `toml:"values"`
@@ -301,7 +303,7 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 		Name: name, Title: f.Title, Source: f.Source,
 		Framing: f.Transport.Framing, Role: f.Transport.Role, Port: f.Transport.Port, Ack: f.Transport.Ack,
 		Zone: f.Time.Zone, Sentinels: f.Values.Sentinels, Dedup: f.Dedup.Key,
-		limits: f.Values.Limits, absent: f.Values.Absent, noBed: f.Bed.None, detectMin: f.DetectMin,
+		limits: f.Values.Limits, knownOnly: f.Values.KnownOnly, absent: f.Values.Absent, noBed: f.Bed.None, detectMin: f.DetectMin,
 		codes: map[string]*localCode{},
 	}
 	for _, check := range []struct {

@@ -25,9 +25,15 @@ const maxIdentifiers = 16
 // readPatient reads a PID (v2-to-FHIR IG, PID[Patient]) and gives its place in c.patients, -1 where the segment names
 // nobody: a PID of empty fields is an unknown patient and stays one.
 func (c *Converter) readPatient(s hl7.Segment) int32 {
+	if string(s.Field(31).Raw()) == "Y" { // identity unknown: whatever stands in the other fields is a stand-in
+		return -1
+	}
 	p := patient{segment: s}
 	first := len(c.ids)
-	for _, field := range [...]int{3, 2, 4} { // PID-2 and PID-4 are the withdrawn forms of PID-3
+	for _, field := range [...]int{3, 2, 4} {
+		if field != 3 && len(c.ids) > first { // PID-2 and PID-4 are the withdrawn forms of PID-3; beside it they hold set ids and worse
+			break
+		}
 		f := s.Field(field)
 		for r := 1; r <= f.Reps() && r <= maxIdentifiers; r++ {
 			if id, ok := c.identifierCX(f.Rep(r)); ok && !contains(c.ids[first:], id) {

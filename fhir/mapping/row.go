@@ -21,6 +21,7 @@ type row struct {
 	when    stamp
 	end     stamp
 
+	demoted  bool // a measurement that must not be charted: test data, flagged invalid, no result
 	standard bool // stands under its standard code
 	status   string
 	value    fhir.Value
@@ -65,6 +66,8 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	}
 	if c.kind == KindAlarm {
 		r.as = alarm
+	} else if !c.results {
+		r.as = max(r.as, setting)
 	}
 	r.device = c.equipment(s, g)
 	c.identify(&r)
@@ -156,6 +159,9 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 			id.term = termByNumber[number]
 		}
 		id.known, id.origin = id.term != nil, true
+		if number&0xffff < 0xf000 && !id.known && number>>16 == 2 {
+			c.event(EventCodeUnknown, r.segment, 3, "the number is not in the table")
+		}
 		return false
 	case "LN", "LOINC":
 		id.loinc = loincByCode[code]
@@ -190,10 +196,10 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 		case byName != nil && (number == 0 && (isNumber || code == "")):
 			id.term = byName
 		case byNumber == nil && byName == nil:
-			if number>>16 != 1 && !oneOf(name, facetNames...) { // objects and facets are no measurements
+			if !isObject(number, name) && !oneOf(name, facetNames...) { // neither are measurements
 				c.event(EventCodeUnknown, r.segment, 3, "neither number nor name is in the table")
 			}
-		case oneOf(name, facetNames...):
+		case isObject(number, name), oneOf(name, facetNames...):
 		default:
 			c.event(EventCodeConflict, r.segment, 3, "number and name are no known pair")
 			return true
@@ -415,7 +421,7 @@ func (c *Converter) readFlags(r *row) {
 			if r.value.Empty() {
 				r.absent = "error"
 			} else {
-				r.as = max(r.as, setting)
+				r.demoted = true
 				c.event(EventInvalid, r.segment, 8, "the value is flagged as invalid: kept, not charted")
 			}
 			continue
@@ -429,7 +435,7 @@ func (c *Converter) readFlags(r *row) {
 			if r.value.Empty() {
 				r.absent = reason
 			} else {
-				r.as = max(r.as, setting)
+				r.demoted = true
 				c.event(EventInvalid, r.segment, 8, "the value is flagged as not available: kept, not charted")
 			}
 			continue
@@ -456,7 +462,7 @@ func (c *Converter) readFlags(r *row) {
 	if test {
 		r.label0(labelTest)
 		if !r.value.Empty() {
-			r.as = max(r.as, setting)
+			r.demoted = true
 			c.event(EventTest, r.segment, 8, "test or demonstration data: kept, marked as test, not charted")
 		}
 	}
@@ -507,18 +513,21 @@ func (c *Converter) readLimits(r *row) {
 // judge decides whether the row stands under its standard code.
 func (c *Converter) judge(r *row) {
 	hasValue := !r.value.Empty()
-	if r.as == setting && r.security == [2]fhir.Coding{} && hasValue {
+	if r.as == setting && c.results && hasValue {
 		c.event(EventSetting, r.segment, 3, "a setting, not a measurement")
 	}
 	if hasValue && (r.status == "cancelled" || r.status == "entered-in-error") {
 		c.event(EventStatus, r.segment, 11, "OBX-11 says that this is no result: the value is kept, not charted")
-		r.as = max(r.as, setting)
+		r.demoted = true
 	}
 	id := &r.code
-	if r.as != measurement || !id.known {
+	if r.as != measurement || r.demoted || !id.known {
 		return
 	}
 	r.loinc[0] = id.loinc
+	if id.loinc != nil && id.loinc.also != nil {
+		r.loinc = [2]*loincCode{id.loinc.also, id.loinc}
+	}
 	if id.loinc == nil && id.term != nil {
 		copy(r.loinc[:], id.term.loinc)
 	}

@@ -33,6 +33,7 @@ type loincCode struct {
 	dimension dimension
 	limits    limits
 	part      part
+	also      *loincCode // the more general code that the profile wants beside it
 }
 
 // limits is the range outside of which a value is physically impossible, in the first unit of the dimension.
@@ -123,7 +124,7 @@ func loadTables() error {
 	}
 	implied["rate"] = unitByText["/min"]
 	implied["percent"] = unitByText["%"]
-	err = readTable(dataFiles, "data/loinc.tsv", 8, func(f []string) error {
+	err = readTable(dataFiles, "data/loinc.tsv", 9, func(f []string) error {
 		l := &loincCode{coding: fhir.Coding{System: fhir.SystemLOINC, Code: f[0], Display: f[1]}, units: strings.Fields(f[3]), dimension: dimension(f[4])}
 		if f[2] != "" {
 			l.profile = profileBase + f[2]
@@ -133,6 +134,11 @@ func loadTables() error {
 			return err
 		}
 		l.part = partNames[f[7]]
+		if f[8] != "" {
+			if l.also = loincByCode[f[8]]; l.also == nil {
+				return fmt.Errorf("LOINC code %s stands before its line", f[8])
+			}
+		}
 		loincByCode[f[0]] = l
 		return nil
 	})

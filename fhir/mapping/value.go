@@ -121,7 +121,10 @@ func (c *Converter) sentinel(r *row, number string) bool {
 	for _, s := range c.d.sentinels {
 		if x == s {
 			t := r.code.term
-			return t == nil || !(t.limits.hasLow && t.limits.hasHigh && t.limits.holds(x))
+			if t == nil {
+				return !c.d.knownOnly || r.code.loinc != nil && !r.code.loinc.limits.holds(x)
+			}
+			return !(t.limits.hasLow && t.limits.hasHigh && t.limits.holds(x))
 		}
 	}
 	return false

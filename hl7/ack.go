@@ -3,6 +3,7 @@ package hl7
 import (
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // AckCode is a code of HL7 table 0008.
@@ -72,7 +73,7 @@ func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, e
 			dst = append(append(dst, comp), "ACK"...)
 		}
 	}
-	dst = d.AppendEscaped(append(dst, bar), id)
+	dst = d.appendOwn(append(dst, bar), id)
 	dst = append(append(dst, bar), h.Field(11).Raw()...)
 	dst = append(append(dst, bar), h.Field(12).Raw()...)
 	if set := h.Field(18).Raw(); len(set) > 0 {
@@ -84,7 +85,7 @@ func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, e
 	dst = append(append(append(dst, "MSA"...), bar), code...)
 	dst = append(append(dst, bar), h.Field(10).Raw()...)
 	if minor < 50 && len(errs) > 0 {
-		dst = d.AppendEscaped(append(dst, bar), errs[0].What) // MSA-3, before ERR had a text of its own
+		dst = d.appendOwn(append(dst, bar), errs[0].What) // MSA-3, before ERR had a text of its own
 	}
 	dst = append(dst, '\r')
 	return appendErrors(dst, d, minor, code, errs)
@@ -96,7 +97,7 @@ func AppendNak(dst []byte, code AckCode, at time.Time, id string, err *Error) []
 	d := StandardDelimiters
 	dst = append(dst, `MSH|^~\&|||||`...)
 	dst = at.AppendFormat(dst, "20060102150405-0700")
-	dst = d.AppendEscaped(append(dst, "||ACK|"...), id)
+	dst = d.appendOwn(append(dst, "||ACK|"...), id)
 	dst = append(dst, "|P|2.5\rMSA|"...)
 	dst = append(append(dst, code...), "|\r"...)
 	if err == nil {
@@ -132,12 +133,11 @@ func appendErrors(dst []byte, d Delimiters, minor int, code AckCode, errs []*Err
 		}
 		dst = append(append(dst, "ERR"...), bar)
 		if minor < 50 {
-			dst = append(d.AppendEscaped(dst, e.Segment), comp)
+			dst = append(d.appendOwn(dst, e.Segment), comp)
 			number(e.Sequence)
 			dst = append(dst, comp)
 			number(e.Field)
-			dst = append(dst, comp)
-			number(e.Code)
+			dst = strconv.AppendInt(append(dst, comp), int64(e.Code), 10)
 			if sub != 0 {
 				dst = append(append(dst, sub), conditionText(e.Code)...)
 				dst = append(append(dst, sub), "HL70357"...)
@@ -146,18 +146,17 @@ func appendErrors(dst []byte, d Delimiters, minor int, code AckCode, errs []*Err
 			continue
 		}
 		dst = append(dst, bar)
-		at := d.AppendEscaped(nil, e.Segment) // ERL: v2.9 §2A.2.29
-		for _, n := range [...]int{e.Sequence, e.Field, e.Repetition, e.Component, e.Subcomponent} {
-			at = append(at, comp)
-			if n > 0 {
-				at = strconv.AppendInt(at, int64(n), 10)
-			}
+		dst = d.appendOwn(dst, e.Segment) // ERL: v2.9 §2A.2.29
+		at := [...]int{e.Sequence, e.Field, e.Repetition, e.Component, e.Subcomponent}
+		depth := len(at)
+		for depth > 0 && at[depth-1] <= 0 {
+			depth--
 		}
-		for len(at) > 0 && at[len(at)-1] == comp {
-			at = at[:len(at)-1]
+		for _, n := range at[:depth] {
+			dst = append(dst, comp)
+			number(n)
 		}
-		dst = append(append(dst, at...), bar)
-		number(e.Code)
+		dst = strconv.AppendInt(append(dst, bar), int64(e.Code), 10)
 		dst = append(append(dst, comp), conditionText(e.Code)...)
 		dst = append(append(append(dst, comp), "HL70357"...), bar)
 		if code == AA || code == CA {
@@ -170,11 +169,24 @@ func appendErrors(dst []byte, d Delimiters, minor int, code AckCode, errs []*Err
 			dst = append(dst, "byte "...)
 			number(e.Offset)
 		}
-		dst = d.AppendEscaped(append(dst, bar), e.What)
+		dst = d.appendOwn(append(dst, bar), e.What)
 		if e.Remedy != "" {
-			dst = d.AppendEscaped(append(dst, "; "...), e.Remedy)
+			dst = d.appendOwn(append(dst, "; "...), e.Remedy)
 		}
 		dst = append(dst, '\r')
+	}
+	return dst
+}
+
+// appendOwn appends text of ours. It is ASCII, so that it fits every character
+// set that the rest of the answer may be in; what is not becomes a question mark.
+func (d Delimiters) appendOwn(dst []byte, text string) []byte {
+	start := len(dst)
+	dst = d.AppendEscaped(dst, text)
+	for i, c := range dst[start:] {
+		if c >= utf8.RuneSelf {
+			dst[start+i] = '?'
+		}
 	}
 	return dst
 }

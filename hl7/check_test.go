@@ -38,8 +38,10 @@ func checkMessage(t *testing.T, m *Message) {
 				whole = appendField(append(whole, d.Field), s.Field(n), d)
 			}
 		} else {
-			whole, _, _ = bytes.Cut(s.Raw(), []byte{d.Field})
-			whole = bytes.Clone(whole)
+			whole = bytes.Clone(s.Raw())
+			if bars := s.bars(); len(bars) > 0 {
+				whole = whole[:bars[0]-m.segments[i].start]
+			}
 			for n := 1; n <= s.Fields(); n++ {
 				whole = appendField(append(whole, d.Field), s.Field(n), d)
 			}

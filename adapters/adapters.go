@@ -61,12 +61,12 @@ type Frame struct {
 	Arrived time.Time // when its last byte was read
 	Notes   []string  // framing deviations: the Note constants
 
-	reply   func([]byte) error
+	reply   func(acks ...[]byte) error
 	replied atomic.Bool
 }
 
 // NewFrame makes a frame whose Reply calls reply, at most once. reply must not block.
-func NewFrame(monitor, via string, data []byte, arrived time.Time, notes []string, reply func([]byte) error) *Frame {
+func NewFrame(monitor, via string, data []byte, arrived time.Time, notes []string, reply func(acks ...[]byte) error) *Frame {
 	return &Frame{Monitor: monitor, Via: via, Data: data, Arrived: arrived, Notes: notes, reply: reply}
 }
 
@@ -76,15 +76,15 @@ var ErrReplied = errors.New("cannot answer a frame twice")
 // ErrGone says that the connection of a frame is closed. A monitor that waits for an answer sends the message again.
 var ErrGone = errors.New("the connection is closed")
 
-// Reply answers the monitor with an HL7 acknowledgement, which the adapter frames, or with nothing if ack is nil. Call it
-// exactly once for each frame: a frame without Reply holds one place of its connection's Window for ever. Reply does not
+// Reply answers the monitor with HL7 acknowledgements (enhanced mode may want two, HL7 v2.9 §2.9.3), each of which the adapter
+// frames, or with nothing. Call it exactly once for each frame: a frame without Reply holds one place of its connection's Window for ever. Reply does not
 // block; answers leave in the order of their frames, so an answer waits for those of the frames before it.
-// ack belongs to the adapter after the call. The error is ErrReplied or wraps ErrGone.
-func (f *Frame) Reply(ack []byte) error {
+// The acknowledgements belong to the adapter after the call; nil ones are left out. The error is ErrReplied or wraps ErrGone.
+func (f *Frame) Reply(acks ...[]byte) error {
 	if f.replied.Swap(true) {
 		return fmt.Errorf("monitor %s: %w", f.Monitor, ErrReplied)
 	}
-	if err := f.reply(ack); err != nil {
+	if err := f.reply(acks...); err != nil {
 		return fmt.Errorf("cannot answer monitor %s over %s: %w", f.Monitor, f.Via, err)
 	}
 	return nil

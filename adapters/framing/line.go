@@ -221,10 +221,10 @@ func (l *Line) deliver(ctx context.Context) error {
 		l.mu.Lock()
 		l.answers = append(l.answers, a)
 		l.mu.Unlock()
-		answered := func(ack []byte) error { return l.answer(a, ack) }
+		answered := func(acks ...[]byte) error { return l.answer(a, acks) }
 		if m.Nak != 0 {
 			l.refuse(a, m.Nak)
-			answered = func([]byte) error { return nil }
+			answered = func(...[]byte) error { return nil }
 		}
 		if m.Data == nil {
 			continue
@@ -235,7 +235,7 @@ func (l *Line) deliver(ctx context.Context) error {
 			l.cfg.Count.Frames.Add(1)
 			l.cfg.Count.lastFrame.Store(l.last.UnixNano())
 		case <-ctx.Done():
-			answered(nil) // nobody will
+			answered() // nobody will
 			return ctx.Err()
 		case <-l.done:
 			return adapters.ErrGone
@@ -247,12 +247,14 @@ func (l *Line) deliver(ctx context.Context) error {
 	return nil
 }
 
-func (l *Line) answer(a *answer, ack []byte) error {
+func (l *Line) answer(a *answer, acks [][]byte) error {
 	var line []byte
-	if ack != nil {
-		line = Append(make([]byte, 0, len(ack)+16), l.cfg.Framing, ack)
+	for _, ack := range acks {
+		if ack != nil {
+			line = Append(line, l.cfg.Framing, ack)
+		}
 	}
-	return l.settle(a, line, ack != nil)
+	return l.settle(a, line, line != nil)
 }
 
 func (l *Line) refuse(a *answer, reason byte) { _ = l.settle(a, AppendNak(nil, reason), false) }

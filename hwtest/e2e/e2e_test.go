@@ -1,0 +1,340 @@
+// Package e2e_test runs the real programs against each other and breaks them.
+package e2e_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
+)
+
+// bin is the folder of the programs under test.
+var bin string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "vitalgate-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	bin = dir
+	for name, pkg := range map[string]string{"vitalgate": "firmware", "vitalpeer": "peer"} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/vitalgate/vitalgate/"+pkg)
+		cmd.Stderr = os.Stderr
+		if err := cmd.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "cannot build", name, err)
+			os.Exit(1)
+		}
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// freeAddr is a loopback address that nothing listens on.
+func freeAddr(t *testing.T) string {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	return lis.Addr().String()
+}
+
+// monitorAt is the configuration of one MLLP monitor that connects to addr.
+func monitorAt(name, addr string) string {
+	return fmt.Sprintf("[[monitor]]\nname = %q\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = %q\n", name, addr, name)
+}
+
+// sender is a monitor that sends numbered messages and repeats each until it is acknowledged.
+type sender struct {
+	addr, bed  string
+	from, to   int
+	pause      time.Duration
+	acked      []atomic.Bool // by number, shared by all senders
+	resent     atomic.Int64
+	unanswered time.Duration
+}
+
+var msa = regexp.MustCompile(`MSA\|([A-Z]{2})\|E2E-([0-9]{6})`)
+
+// run sends until all its messages are acknowledged. At most eight are under way.
+func (s *sender) run(ctx context.Context) error {
+	next := s.from
+	for ctx.Err() == nil {
+		for next < s.to && s.acked[next].Load() {
+			next++
+		}
+		if next == s.to {
+			return nil
+		}
+		s.connection(ctx, next)
+		time.Sleep(20 * time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+// connection sends from number first on over one connection, until it breaks, an answer is overdue, or all is done.
+func (s *sender) connection(ctx context.Context, first int) {
+	c, err := net.DialTimeout("tcp", s.addr, time.Second)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	slots := make(chan struct{}, 8)
+	broken := make(chan struct{})
+	go func() {
+		defer close(broken)
+		in := bufio.NewReader(c)
+		for {
+			c.SetReadDeadline(time.Now().Add(s.unanswered))
+			frame, err := in.ReadBytes(0x1C)
+			if err != nil {
+				return
+			}
+			m := msa.FindSubmatch(frame)
+			if m == nil || string(m[1]) != "AA" {
+				return
+			}
+			var n int
+			fmt.Sscanf(string(m[2]), "%d", &n)
+			s.acked[n].Store(true)
+			<-slots
+			if n == s.to-1 {
+				return
+			}
+		}
+	}()
+	for n := first; n < s.to; n++ {
+		if s.acked[n].Load() {
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-broken:
+			s.resent.Add(1)
+			return
+		}
+		if _, err := c.Write(s.message(n)); err != nil {
+			return
+		}
+		time.Sleep(s.pause)
+	}
+	<-broken
+}
+
+// message is number n: the same bytes each time, with a time of its own.
+func (s *sender) message(n int) []byte {
+	at := time.Date(2026, 3, 1, 0, 0, n, 0, time.UTC).Format("20060102150405")
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "\x0bMSH|^~\\&|SIM^00A0370027000143^EUI-64|E2E|||%s+0000||ORU^R01^ORU_R01|E2E-%06d|P|2.6\r", at, n)
+	fmt.Fprintf(&b, "PID|||%s^^^Hospital^PI||Test^%s^^^^^L\rPV1||I|ICU^^%s\r", s.bed, s.bed, s.bed)
+	fmt.Fprintf(&b, "OBR|1|||69952^MDC_DEV_MON_PT_PHYSIO_MULTI_PARAM^MDC|||%s+0000\r", at)
+	fmt.Fprintf(&b, "OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|%d|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R\r", 50+n%60)
+	fmt.Fprintf(&b, "OBX|2|ST|E2E-NUMBER^number of this message^99E2E|1.9.1.1|E2E-%06d||||||R\r\x1c\r", n)
+	return b.Bytes()
+}
+
+// numberOf finds the number that a Bundle carries, -1 if none.
+var numberText = regexp.MustCompile(`E2E-([0-9]{6})`)
+
+func numberOf(bundle []byte) int {
+	m := numberText.FindSubmatch(bundle)
+	if m == nil {
+		return -1
+	}
+	var n int
+	fmt.Sscanf(string(m[1]), "%d", &n)
+	return n
+}
+
+// TestNothingLostNothingDoubled is the promise: what a monitor got AA for is at the hub, verified, exactly once, while the
+// box, the ward peer and the hub are killed with -9 and both cables are pulled.
+func TestNothingLostNothingDoubled(t *testing.T) {
+	total, senders, patience := 10000, 4, 4*time.Minute
+	if testing.Short() {
+		total = 1500
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience+2*time.Minute)
+	defer cancel()
+	addr := []string{freeAddr(t), freeAddr(t)}
+	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: t.TempDir(), TPM: os.Getenv("VITALGATE_E2E_TPM"), Monitors: monitorAt("bed-1", addr[0]) + monitorAt("bed-2", addr[1])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Stop() })
+	if err := h.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	acked := make([]atomic.Bool, total)
+	all := make([]*sender, senders)
+	var sending sync.WaitGroup
+	for i := range all {
+		all[i] = &sender{addr: addr[i%2], bed: fmt.Sprintf("bed-%d", i%2+1), from: i * total / senders, to: (i + 1) * total / senders, acked: acked, pause: 5 * time.Millisecond, unanswered: 3 * time.Second}
+		sending.Go(func() {
+			if err := all[i].run(ctx); err != nil {
+				t.Errorf("sender %d: %v", i, err)
+			}
+		})
+	}
+	sent := make(chan struct{})
+	go func() { sending.Wait(); close(sent) }()
+
+	faults := breakThings(ctx, t, h, sent)
+	count := func() (n int) {
+		for i := range acked {
+			if acked[i].Load() {
+				n++
+			}
+		}
+		return n
+	}
+	if got := count(); got != total {
+		t.Fatalf("only %d of %d messages were acknowledged; box:\n%s", got, total, h.Gateway.Log(3000))
+	}
+
+	var seen map[int]int
+	err = h.Wait(ctx, patience, "everything acknowledged is at the hub", func() bool {
+		seen = map[int]int{}
+		if err := h.Tail(ctx, "hub", false, func(r hospital.Record) {
+			if n := numberOf(r.Bundle); n >= 0 {
+				seen[n]++
+			}
+		}); err != nil {
+			t.Logf("tail: %v", err)
+			return false
+		}
+		return len(seen) == total
+	})
+	lost, doubled, resent := 0, 0, int64(0)
+	for n := range total {
+		switch seen[n] {
+		case 0:
+			lost++
+		case 1:
+		default:
+			doubled++
+		}
+	}
+	for _, s := range all {
+		resent += s.resent.Load()
+	}
+	quarantined, qerr := h.Quarantined("hub")
+	t.Logf("%d acknowledged, %d lost, %d doubled, %d quarantined; connections broken %d times; faults: %v", total, lost, doubled, quarantined, resent, faults)
+	if err != nil || qerr != nil || lost > 0 || doubled > 0 || quarantined > 0 {
+		t.Fatalf("lost %d, doubled %d, quarantined %d (%v, %v)", lost, doubled, quarantined, err, qerr)
+	}
+	for what, n := range faults {
+		if n < 2 {
+			t.Errorf("%s happened only %d times: this run proves too little", what, n)
+		}
+	}
+	if out, err := h.Run(ctx, "vitalpeer", "verify", "--data", h.Data("hub")); err != nil {
+		t.Errorf("the hub's store does not verify: %v\n%s", err, out)
+	}
+	if err := h.Stop(); err != nil {
+		t.Errorf("a program did not stop cleanly: %v", err)
+	}
+	if out, err := h.Run(ctx, "vitalgate", "fsck", filepath.Join(h.Data("gw1"), "data")); err != nil {
+		t.Errorf("the box's log is damaged: %v\n%s", err, out)
+	}
+}
+
+// breakThings breaks one thing after another until all is sent, and mends all in the end.
+func breakThings(ctx context.Context, t *testing.T, h *hospital.Hospital, sent <-chan struct{}) map[string]int {
+	faults := map[string]int{"kill box": 0, "kill ward": 0, "kill hub": 0, "cut box-ward": 0, "cut ward-hub": 0}
+	pause := func(d time.Duration) bool {
+		select {
+		case <-sent:
+			return false
+		case <-ctx.Done():
+			return false
+		case <-time.After(d):
+			return true
+		}
+	}
+	restart := func(p *hospital.Process, down time.Duration) {
+		p.Kill()
+		time.Sleep(down)
+		if err := p.Start(); err != nil {
+			t.Error(err)
+		}
+	}
+	short := func() time.Duration { return time.Duration(100+rand.IntN(500)) * time.Millisecond }
+	steps := []func(){
+		func() { faults["kill box"]++; restart(h.Gateway, short()) },
+		func() { faults["cut box-ward"]++; h.BoxWire.Cut(); time.Sleep(short()); h.BoxWire.Mend() },
+		func() { faults["kill ward"]++; restart(h.Ward, short()) },
+		func() { faults["cut ward-hub"]++; h.PeerWire.Cut(); time.Sleep(short()); h.PeerWire.Mend() },
+		func() { faults["kill hub"]++; restart(h.Hub, short()) },
+	}
+	for i := 0; pause(short()); i++ {
+		steps[i%len(steps)]()
+	}
+	return faults
+}
+
+// TestABoxThatIsToldWhatIsWrong: what a person gets wrong is named with its remedy, and the exit status is not zero.
+func TestABoxThatIsToldWhatIsWrong(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	monitor := monitorAt("bed-1", freeAddr(t))
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"no file", []string{"run", "-c", filepath.Join(dir, "none.toml")}, []string{"none.toml", "vitalgate config example"}},
+		{"unknown key", []string{"run", "-c", write("a.toml", "[box]\nid=\"f1/gw1\"\ndatta=\"x\"\n"+monitor)}, []string{"datta", "line 3", "data"}},
+		{"no grant", []string{"run", "-c", write("b.toml", "[box]\nid=\"f1/gw1\"\ndata=\"b\"\n[tpm]\nsource=\"software\"\n"+monitor)}, []string{"network.grant", "vitalgate request"}},
+		{"others may read", []string{"run", "-c", write("c.toml", "[box]\nid=\"f1/gw1\"\ndata=\"open\"\n"+monitor)}, []string{"chmod 700"}},
+		{"grant missing", []string{"run", "-c", write("d.toml", "[box]\nid=\"f1/gw1\"\ndata=\"d\"\n[tpm]\nsource=\"software\"\n[network]\ngrant=\"g.json\"\n"+monitor)}, []string{"g.json"}},
+		{"no such TPM", []string{"run", "-c", write("e.toml", "[box]\nid=\"f1/gw1\"\ndata=\"e\"\n[tpm]\nsource=\"/dev/no-such-tpm\"\n"+monitor)}, []string{"/dev/no-such-tpm"}},
+		{"unknown command", []string{"rum"}, []string{"rum"}},
+		{"unknown dialect", []string{"convert", "--dialect", "klingon", "x"}, []string{"klingon"}},
+		{"unknown zone", []string{"convert", "--zone", "Mars/Base", "x"}, []string{"Mars/Base"}},
+		{"no such file", []string{"convert", filepath.Join(dir, "none.hl7")}, []string{"none.hl7"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, filepath.Join(bin, "vitalgate"), c.args...)
+			var said bytes.Buffer
+			cmd.Stdout, cmd.Stderr = io.Discard, &said
+			if err := cmd.Run(); err == nil {
+				t.Fatal("exit status 0")
+			}
+			for _, want := range c.want {
+				if !bytes.Contains(said.Bytes(), []byte(want)) {
+					t.Errorf("does not name %q:\n%s", want, said.String())
+				}
+			}
+		})
+	}
+}

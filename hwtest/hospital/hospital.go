@@ -1,0 +1,277 @@
+// Package hospital runs a small hospital of real processes on this machine: a hub peer, a ward leaf peer and one box,
+// joined by wires that can be cut. The demo and the end-to-end tests are made of it.
+package hospital
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Box is the id of the hospital's box.
+const Box = "f1/gw1"
+
+// Options of a hospital.
+type Options struct {
+	Bin      string // folder of vitalgate, vitalpeer and vitalsim
+	Dir      string // empty folder for data and logs
+	TPM      string // tpm.source of the box; "" is auto
+	Monitors string // [[monitor]] tables of the box's configuration
+	HubPage  string // address of the hub's page; "" is a free port
+}
+
+// Hospital is the running whole.
+type Hospital struct {
+	Options
+	Hub, Ward, Gateway *Process
+	BoxWire, PeerWire  *Wire  // box to ward, ward to hub
+	Page, Status       string // addresses of the hub's page and of the box's status
+}
+
+// New lays everything out and enrols the box; Start begins it.
+func New(ctx context.Context, o Options) (*Hospital, error) {
+	h := &Hospital{Options: o}
+	var err error
+	free := func() string {
+		if err != nil {
+			return ""
+		}
+		var lis net.Listener
+		if lis, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return ""
+		}
+		defer lis.Close()
+		return lis.Addr().String()
+	}
+	hubBoxes, hubPeers, wardBoxes, wardPage := free(), free(), free(), free()
+	h.Status, h.Page = free(), o.HubPage
+	if h.Page == "" {
+		h.Page = free()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if h.BoxWire, err = NewWire(ctx, wardBoxes); err != nil {
+		return nil, err
+	}
+	if h.PeerWire, err = NewWire(ctx, hubPeers); err != nil {
+		return nil, err
+	}
+	hub, ward, box := h.path("hub"), h.path("ward1"), h.path("gw1")
+	if err := os.MkdirAll(box, 0o700); err != nil {
+		return nil, err
+	}
+	if err := h.do(ctx, "vitalpeer", "init", "--facility", "f1", "--name", "hub", "--data", hub,
+		"--listen-boxes", hubBoxes, "--listen-peers", hubPeers, "--page", h.Page); err != nil {
+		return nil, err
+	}
+	invitation := h.path("ward1.invitation.json")
+	if err := h.do(ctx, "vitalpeer", "invite", "ward1", "--data", hub, "--boxes", wardBoxes, "-o", invitation); err != nil {
+		return nil, err
+	}
+	if err := h.do(ctx, "vitalpeer", "init", "--join", invitation, "--data", ward, "--listen-boxes", wardBoxes, "--page", wardPage); err != nil {
+		return nil, err
+	}
+	if err := replaceIn(filepath.Join(ward, "peer.toml"), hubPeers, h.PeerWire.Addr()); err != nil { // the ward peer's cable
+		return nil, err
+	}
+	tpm := o.TPM
+	if tpm == "" {
+		tpm = "auto"
+	}
+	config := fmt.Sprintf("[box]\nid = %q\ndata = \"data\"\n[tpm]\nsource = %q\n[network]\ngrant = \"gw1.grant.json\"\n[status]\nlisten = %q\n%s", Box, tpm, h.Status, o.Monitors)
+	if err := os.WriteFile(h.ConfigPath(), []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	request := filepath.Join(box, "gw1.request.json")
+	if err := h.do(ctx, "vitalgate", "request", "-c", h.ConfigPath(), "-o", request); err != nil {
+		return nil, err
+	}
+	return h, h.enrol(ctx, request)
+}
+
+// enrol lets the box in: the hub, which has the facility's authority, signs; the ward peer learns of it.
+func (h *Hospital) enrol(ctx context.Context, request string) error {
+	grant := filepath.Join(h.path("gw1"), "gw1.grant.json")
+	if err := h.do(ctx, "vitalpeer", "box", "add", request, "--data", h.path("hub"), "-o", grant, "--leaf", "ward1=tls://"+h.BoxWire.Addr()); err != nil {
+		return err
+	}
+	registration := h.path("gw1.registration.json")
+	text, err := h.Run(ctx, "vitalpeer", "box", "registration", Box, "--data", h.path("hub"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(registration, text, 0o600); err != nil {
+		return err
+	}
+	return h.do(ctx, "vitalpeer", "box", "import", registration, "--data", h.path("ward1"))
+}
+
+// replaceIn changes the one place in a file where old stands.
+func replaceIn(path, old, text string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n := bytes.Count(b, []byte(old)); n != 1 {
+		return fmt.Errorf("%s names %s %d times, not once", path, old, n)
+	}
+	return os.WriteFile(path, bytes.Replace(b, []byte(old), []byte(text), 1), 0o600)
+}
+
+// Start runs the hub, the ward peer and the box, and waits until each is ready.
+func (h *Hospital) Start(ctx context.Context) (err error) {
+	if h.Hub, err = newProcess(h.Dir, "hub", h.bin("vitalpeer"), "run", "--data", h.path("hub")); err != nil {
+		return err
+	}
+	if h.Ward, err = newProcess(h.Dir, "ward1", h.bin("vitalpeer"), "run", "--data", h.path("ward1")); err != nil {
+		return err
+	}
+	if h.Gateway, err = newProcess(h.Dir, "gw1", h.bin("vitalgate"), "run", "-c", h.ConfigPath()); err != nil {
+		return err
+	}
+	for _, p := range []*Process{h.Hub, h.Ward, h.Gateway} {
+		if err := p.Start(); err != nil {
+			return err
+		}
+	}
+	return h.Wait(ctx, 30*time.Second, "the box answers", func() bool {
+		r, err := http.Get("http://" + h.Status + "/healthz")
+		if err != nil {
+			return false
+		}
+		r.Body.Close()
+		return r.StatusCode == http.StatusOK
+	})
+}
+
+// Wait tries until ok says so. It gives up after the patience, when ctx ends, or when a process has ended by itself.
+func (h *Hospital) Wait(ctx context.Context, patience time.Duration, what string, ok func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for !ok() {
+		for _, p := range []*Process{h.Hub, h.Ward, h.Gateway} {
+			if p != nil && !p.Running() {
+				return fmt.Errorf("%s has ended; its last words:\n%s", p.Name, p.Log(2000))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited %v, but not: %s\nbox: %s\nward: %s\nhub: %s", patience, what, h.Gateway.Log(1500), h.Ward.Log(1500), h.Hub.Log(1500))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// Stop ends everything in the direction of the flow.
+func (h *Hospital) Stop() error {
+	var all []error
+	for _, p := range []*Process{h.Gateway, h.Ward, h.Hub} {
+		if p != nil {
+			all = append(all, p.Stop(5*time.Second))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// Record is one line of vitalpeer tail.
+type Record struct {
+	Box        string          `json:"box"`
+	Index      uint64          `json:"index"`
+	Kind       string          `json:"kind"`
+	Monitor    string          `json:"monitor"`
+	Protection string          `json:"protection"`
+	Observed   *time.Time      `json:"observed"`
+	Arrived    *time.Time      `json:"arrived"`
+	Bundle     json.RawMessage `json:"bundle"`
+	Checkpoint struct {
+		Size uint64 `json:"size"`
+		Root string `json:"root"`
+	} `json:"checkpoint"`
+	Seen time.Time `json:"-"` // when this program read the line
+}
+
+// Tail reads the verified records of a peer ("hub" or "ward1"). With follow it goes on until ctx ends.
+func (h *Hospital) Tail(ctx context.Context, peer string, follow bool, each func(Record)) error {
+	args := []string{"tail", "--data", h.path(peer), "--from", "0"}
+	if follow {
+		args = append(args, "--follow")
+	}
+	cmd := exec.CommandContext(ctx, h.bin("vitalpeer"), args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 2 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(out, 1<<20)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			cmd.Wait()
+			return err
+		}
+		r := Record{Seen: time.Now()}
+		if err := json.Unmarshal(line, &r); err != nil {
+			cmd.Wait()
+			return fmt.Errorf("cannot read a line of tail: %w", err)
+		}
+		each(r)
+	}
+	if err := cmd.Wait(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("tail: %w: %s", err, said.String())
+	}
+	return nil
+}
+
+// Quarantined counts the records that a peer has refused.
+func (h *Hospital) Quarantined(peer string) (n int, err error) {
+	err = filepath.WalkDir(filepath.Join(h.path(peer), "quarantine"), func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".json") {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// Run runs one of the hospital's programs to its end and gives its output.
+func (h *Hospital) Run(ctx context.Context, program string, args ...string) ([]byte, error) {
+	return command(ctx, h.bin(program), args...)
+}
+
+// Data is the data folder of a peer ("hub", "ward1") or of the box ("gw1/data").
+func (h *Hospital) Data(name string) string { return h.path(name) }
+
+// ConfigPath is the box's configuration file.
+func (h *Hospital) ConfigPath() string { return filepath.Join(h.path("gw1"), "config.toml") }
+
+func (h *Hospital) path(name string) string { return filepath.Join(h.Dir, name) }
+func (h *Hospital) bin(name string) string  { return filepath.Join(h.Bin, name) }
+
+func (h *Hospital) do(ctx context.Context, program string, args ...string) error {
+	_, err := command(ctx, h.bin(program), args...)
+	return err
+}

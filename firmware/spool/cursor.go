@@ -17,6 +17,7 @@ type Cursor struct {
 	Offset uint64 // index = sequence - 1 + Offset, modulo 2^64
 	From   uint64 // first index to which Offset applies
 	Refill uint64 // index up to which the leaf node is being given again what it had lost; 0 never
+	Unsure bool   // a batch under an older Offset may still reach the leaf node: nothing is acknowledged under this one
 }
 
 // cursorEvery is how stale a cursor on disk may be. What is sent again because of it is recognised by the leaf node.
@@ -53,8 +54,8 @@ func (s *Spool) Cursor(leaf string) (Cursor, bool) {
 	return c.Cursor, true
 }
 
-// SetCursor keeps the place in the stream of the named leaf node. A change of Offset, From or Refill is on disk when
-// SetCursor returns; Next may reach the disk up to 200 ms and one call later.
+// SetCursor keeps the place in the stream of the named leaf node. What changes beside Next is on disk when
+// SetCursor returns; Next alone may reach the disk up to 200 ms and one call later.
 func (s *Spool) SetCursor(leaf string, to Cursor) error {
 	if err := CheckLeafName(leaf); err != nil {
 		return err
@@ -78,8 +79,7 @@ func (s *Spool) SetCursor(leaf string, to Cursor) error {
 	if crowded {
 		s.kick() // the committer may now drop what was acknowledged
 	}
-	first := c.disk.Next == c.disk.From && to.Next > to.From // from now on the leaf node's answers can be counted against it
-	if !first && to.Offset == c.disk.Offset && to.From == c.disk.From && to.Refill == c.disk.Refill && time.Since(c.at) < cursorEvery {
+	if to.Next = c.disk.Next; to == c.disk && time.Since(c.at) < cursorEvery {
 		return nil
 	}
 	return s.writeCursor(leaf, c)
@@ -103,7 +103,7 @@ const cursorMagic = "vitalgate/cursor/v1"
 
 // writeCursor replaces the cursor's file: write aside, fsync, rename, fsync the folder. s.cursorMu is held.
 func (s *Spool) writeCursor(leaf string, c *cursor) error {
-	text := fmt.Sprintf("%s\nnext %d\noffset %d\nfrom %d\nrefill %d\n", cursorMagic, c.Next, c.Offset, c.From, c.Refill)
+	text := fmt.Sprintf("%s\nnext %d\noffset %d\nfrom %d\nrefill %d\nunsure %t\n", cursorMagic, c.Next, c.Offset, c.From, c.Refill, c.Unsure)
 	text += fmt.Sprintf("crc32c %08x\n", crc32.Checksum([]byte(text), castagnoli))
 	if err := replaceFile(filepath.Join(s.cursorDir(), leaf+cursorExt), []byte(text)); err != nil {
 		return fmt.Errorf("cannot keep the place in the stream of leaf node %s: %w; check the disk of the box", leaf, err)
@@ -148,7 +148,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func ParseCursor(text []byte) (c Cursor, err error) {
 	var magic string
 	var sum uint32
-	if _, err := fmt.Sscanf(string(text), "%s\nnext %d\noffset %d\nfrom %d\nrefill %d\ncrc32c %x\n", &magic, &c.Next, &c.Offset, &c.From, &c.Refill, &sum); err != nil || magic != cursorMagic {
+	if _, err := fmt.Sscanf(string(text), "%s\nnext %d\noffset %d\nfrom %d\nrefill %d\nunsure %t\ncrc32c %x\n", &magic, &c.Next, &c.Offset, &c.From, &c.Refill, &c.Unsure, &sum); err != nil || magic != cursorMagic {
 		return Cursor{}, fmt.Errorf("cannot read cursor: it is not of the form %s", cursorMagic)
 	}
 	body, _, _ := strings.Cut(string(text), "crc32c ")

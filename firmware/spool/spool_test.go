@@ -417,7 +417,7 @@ func TestCursorsSurvive(t *testing.T) {
 	b.run(t)
 	b.keep(t, 50)
 	b.sign(t)
-	want := Cursor{Next: 40, Offset: ^uint64(0) - 2, From: 7, Refill: 9}
+	want := Cursor{Next: 40, Offset: ^uint64(0) - 2, From: 7, Refill: 9, Unsure: true}
 	for leaf, c := range map[string]Cursor{"ward1": {Next: 10}, "ward2": want, "ward3": {Next: 20}} {
 		if err := b.SetCursor(leaf, c); err != nil {
 			t.Fatal(err)
@@ -454,7 +454,7 @@ func TestCursorsSurvive(t *testing.T) {
 }
 
 func FuzzCursor(f *testing.F) {
-	f.Add([]byte("vitalgate/cursor/v1\nnext 1\noffset 2\nfrom 3\nrefill 4\ncrc32c 00000000\n"))
+	f.Add([]byte("vitalgate/cursor/v1\nnext 1\noffset 2\nfrom 3\nrefill 4\nunsure true\ncrc32c 00000000\n"))
 	f.Add([]byte("vitalgate/cursor/v1\nnext 1\n"))
 	f.Fuzz(func(t *testing.T, b []byte) { ParseCursor(b) })
 }

@@ -1,0 +1,282 @@
+// Package link publishes the box's signed records to a NATS leaf node of the hospital. It is the only part of the box
+// that knows NATS, and it can only write: it subscribes to nothing but the inbox of its own acknowledgements.
+//
+// Each leaf node holds one stream of the box, which this box alone writes. Records go out in index order as atomic
+// batches, each of which names the stream sequence that it must follow. So a batch is stored once or not at all, however
+// often it is sent, and the leaf node's answer shows at once whether it lost what it had acknowledged (then it is given it
+// again from the box's log) or whether somebody else writes in the box's name.
+//
+// A box has several leaf nodes and publishes to one at a time, the first of its list that it can reach. The place in each
+// stream is a spool.Cursor.
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vitalgate/vitalgate/firmware/spool"
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// Leaf is a NATS leaf node: its name for cursors and status, and its address, "tls://host:4222".
+type Leaf struct{ Name, URL string }
+
+// Config says where to publish and as whom.
+type Config struct {
+	Box    record.BoxID
+	Leaves []Leaf                       // in order of preference
+	TLS    *tls.Config                  // with the box's certificate; required for tls:// addresses
+	NKey   string                       // public NATS user key, "U…"; "" for none
+	Sign   func([]byte) ([]byte, error) // signs the server's nonce with the NATS user key
+
+	BatchRecords int           // most records in one batch, 1 to 1000; 0 is 1000
+	BatchBytes   int           // bytes after which a batch is closed; 0 is 4 MiB
+	AckTimeout   time.Duration // how long a leaf node may take to acknowledge; 0 is 1.5 s. A dead line is noticed one second later
+	Overlap      int           // newest acknowledged records that the next leaf node gets too, as the last one may have died before it passed them on; 0 is 1000, -1 none
+	Return       time.Duration // how often a better leaf node is tried while a lesser one is in use; 0 is 30 s
+}
+
+const maxBatchRecords = 1000 // nats-server refuses more in an atomic batch (error 10199)
+
+// Link is the box's line to the network.
+type Link struct {
+	cfg    Config
+	spool  *spool.Spool
+	log    *slog.Logger
+	leaves []*leafNode
+
+	mu     sync.Mutex
+	status Status
+	alarms []Condition
+	why    Condition // the latest reason not to be connected
+}
+
+// leafNode is what the link remembers of one leaf node while it runs. Only Run's goroutine uses it.
+type leafNode struct {
+	Leaf
+	rank    int
+	sent    uint64        // records below this index may be stored there though we did not hear of it
+	records int           // most records in a batch; shrinks while acknowledgements fail to come
+	timeout time.Duration // of an acknowledgement; grows when even one record does not get through in time
+	backoff time.Duration
+	notYet  time.Time // do not try it before
+}
+
+// New checks the configuration. Run does the work.
+func New(cfg Config, sp *spool.Spool, log *slog.Logger) (*Link, error) {
+	if !cfg.Box.Valid() {
+		return nil, fmt.Errorf("cannot publish: %q is not a box id of the form facility/name", cfg.Box)
+	}
+	if len(cfg.Leaves) == 0 {
+		return nil, errors.New("cannot publish: no leaf node is given; the grant of this box must list at least one")
+	}
+	switch {
+	case cfg.BatchRecords == 0:
+		cfg.BatchRecords = maxBatchRecords
+	case cfg.BatchRecords < 1 || cfg.BatchRecords > maxBatchRecords:
+		return nil, fmt.Errorf("cannot publish in batches of %d records: give 1 to %d", cfg.BatchRecords, maxBatchRecords)
+	}
+	if cfg.BatchBytes <= 0 {
+		cfg.BatchBytes = 4 << 20
+	}
+	if cfg.AckTimeout <= 0 {
+		cfg.AckTimeout = 1500 * time.Millisecond
+	}
+	switch {
+	case cfg.Overlap == 0:
+		cfg.Overlap = maxBatchRecords
+	case cfg.Overlap < 0:
+		cfg.Overlap = 0
+	}
+	if cfg.Return <= 0 {
+		cfg.Return = 30 * time.Second
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	l := &Link{cfg: cfg, spool: sp, log: log}
+	for i, leaf := range cfg.Leaves {
+		u, err := url.Parse(leaf.URL)
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "tls" && u.Scheme != "nats":
+			return nil, fmt.Errorf("cannot publish to leaf node %q: its address %q is not of the form tls://host:port", leaf.Name, leaf.URL)
+		case u.Scheme == "tls" && cfg.TLS == nil:
+			return nil, fmt.Errorf("cannot publish to leaf node %q: its address asks for TLS and there is no TLS configuration", leaf.Name)
+		case slices.ContainsFunc(cfg.Leaves[:i], func(o Leaf) bool { return o.Name == leaf.Name }):
+			return nil, fmt.Errorf("cannot publish: two leaf nodes have the name %q; each needs its own, the box keeps its place by it", leaf.Name)
+		}
+		if err := spool.CheckLeafName(leaf.Name); err != nil {
+			return nil, err
+		}
+		n := &leafNode{Leaf: leaf, rank: i, records: cfg.BatchRecords, timeout: cfg.AckTimeout}
+		if _, known := sp.Cursor(leaf.Name); known { // What was signed before this start may have been sent before this start.
+			n.sent = sp.Signed()
+		}
+		l.leaves = append(l.leaves, n)
+	}
+	l.status.State = "Not connected yet."
+	return l, nil
+}
+
+const (
+	firstBackoff = 100 * time.Millisecond
+	maxBackoff   = 2 * time.Second  // for a leaf node that cannot be reached
+	hardBackoff  = 15 * time.Second // for one that refuses
+)
+
+// Run publishes until ctx ends and then returns nil. Trouble of the network is no error: it is shown by Status, and Run
+// goes on trying, the first leaf node of the list first.
+func (l *Link) Run(ctx context.Context) error {
+	var s *session
+	for {
+		if s == nil {
+			leaf, wait := l.choose()
+			if wait > 0 {
+				l.offline()
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(wait):
+				}
+				continue
+			}
+			var err error
+			if s, err = l.dial(ctx, ctx, leaf); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				l.failed(leaf, err)
+				s = nil
+				continue
+			}
+		}
+		better, err := s.run(ctx)
+		s.close()
+		l.disconnected()
+		switch {
+		case ctx.Err() != nil:
+			if better != nil {
+				better.close()
+			}
+			return nil
+		case better != nil:
+			l.log.Info("returning to a better leaf node", "from", s.leaf.Name, "to", better.leaf.Name)
+		default:
+			l.failed(s.leaf, err)
+		}
+		s = better
+	}
+}
+
+// choose gives the first leaf node of the list that may be tried now, or how long to wait for one.
+func (l *Link) choose() (*leafNode, time.Duration) {
+	now := time.Now()
+	soonest := l.leaves[0].notYet
+	for _, leaf := range l.leaves {
+		if !leaf.notYet.After(now) {
+			return leaf, 0
+		}
+		if leaf.notYet.Before(soonest) {
+			soonest = leaf.notYet
+		}
+	}
+	return nil, soonest.Sub(now)
+}
+
+// failed notes why the leaf node is not in use and when it may be tried again.
+func (l *Link) failed(leaf *leafNode, err error) {
+	limit := maxBackoff
+	var refused *refusal
+	if errors.As(err, &refused) {
+		limit = hardBackoff
+	}
+	leaf.backoff = min(max(2*leaf.backoff, firstBackoff), limit)
+	leaf.notYet = time.Now().Add(leaf.backoff)
+	l.trouble(leaf, err)
+}
+
+// refusal is an answer of the leaf node (not of the network between) that repeating soon will not change.
+type refusal struct {
+	code             string // of the condition; "" if offline says it all
+	sentence, remedy string
+	cause            error
+}
+
+func (r *refusal) Error() string {
+	if r.cause == nil {
+		return r.sentence
+	}
+	return r.sentence + ": " + r.cause.Error()
+}
+
+func (r *refusal) Unwrap() error { return r.cause }
+
+// align finds where to go on at a leaf node whose stream ends at sequence m, and keeps the new place if it changed. fresh
+// says that the connection is new.
+func (l *Link) align(leaf *leafNode, m uint64, fresh bool) (spool.Cursor, error) {
+	cur, known := l.spool.Cursor(leaf.Name)
+	old, first := cur, l.spool.First()
+	base, last := cur.From-cur.Offset, cur.Next-cur.Offset // lengths of the stream when this offset began, and as we know it
+	unheard := leaf.sent > cur.Next                        // a batch may still be under way
+	lost := uint64(0)
+	switch {
+	case !known:
+		cur.Offset = -m
+		if m > 0 {
+			l.log.Warn("a leaf node that is new to this box already has records in its name", "leaf", leaf.Name, "records", m)
+		}
+	case m == last:
+	case m < last: // It lost what it had acknowledged.
+		lost = last - m
+		cur.Refill = max(cur.Refill, cur.Next)
+		cur.Next = first // Was it also what stood under an older offset, then all that is left here.
+		if m >= base {
+			cur.Next = max(m+cur.Offset, first)
+		}
+		if m < base || cur.Next != m+cur.Offset {
+			cur.Offset, cur.From, cur.Unsure = cur.Next-m, cur.Next, unheard
+		}
+	case cur.Unsure: // Something older arrived late. Nothing is acknowledged under this offset yet, so it moves.
+		cur.Offset = cur.Next - m
+	case m+cur.Offset > leaf.sent:
+		return cur, &refusal{code: ForeignWriter,
+			sentence: fmt.Sprintf("Leaf node %s holds %d records in this box's name that this box never sent", leaf.Name, m+cur.Offset-leaf.sent),
+			remedy:   "Either somebody else uses this box's NATS key, or this box lost its disk. Withdraw the key at the peer and enrol the box anew; the peers refuse records that the box's TPM did not sign."}
+	default: // It had stored a batch whose answer was lost.
+		cur.Next = m + cur.Offset
+	}
+	start := max(cur.Next, first)
+	if acked := l.spool.Acked(); fresh && cur.Next >= cur.Refill && acked > uint64(l.cfg.Overlap) {
+		start = max(start, acked-uint64(l.cfg.Overlap))
+	}
+	if start > cur.Next {
+		cur.Next, cur.From, cur.Offset, cur.Unsure = start, start, start-m, unheard
+	}
+	leaf.sent = max(leaf.sent, cur.Next)
+	if cur != old || !known {
+		if err := l.spool.SetCursor(leaf.Name, cur); err != nil {
+			return cur, err
+		}
+	}
+	if lost > 0 {
+		l.lost(leaf, lost, cur)
+	}
+	return cur, nil
+}
+
+// subject and inbox are all that the box may publish to and subscribe to.
+func (l *Link) subject() string { return l.cfg.Box.Subject() }
+func (l *Link) inbox() string   { return "_ACK." + l.cfg.Box.Name }
+
+// sentence makes an error of a library into the end of a sentence: one line, no trailing dot.
+func sentence(err error) string {
+	return strings.TrimSuffix(strings.ReplaceAll(err.Error(), "\n", "; "), ".")
+}

@@ -50,11 +50,10 @@ func keyword(v Value) string {
 // processing id and MSH-10 echoed byte for byte, one ERR segment for each
 // error, in the form of the sender's version. id becomes MSH-10, at MSH-7.
 func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, errs ...*Error) []byte {
-	h := to.Header()
-	d := to.delims
-	if d.Field == 0 {
-		d = StandardDelimiters
+	if to == nil || to.Len() == 0 {
+		return appendNak(dst, code, at, id, errs)
 	}
+	h, d := to.Header(), to.delims
 	bar, comp := d.Field, d.Component
 	minor := minorVersion(h.Field(12).Comp(1).Raw())
 
@@ -94,16 +93,17 @@ func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, e
 // AppendNak appends the acknowledgement of bytes whose header could not be
 // read: standard delimiters, version 2.5, an empty MSA-2.
 func AppendNak(dst []byte, code AckCode, at time.Time, id string, err *Error) []byte {
+	return appendNak(dst, code, at, id, []*Error{err})
+}
+
+func appendNak(dst []byte, code AckCode, at time.Time, id string, errs []*Error) []byte {
 	d := StandardDelimiters
 	dst = append(dst, `MSH|^~\&|||||`...)
 	dst = at.AppendFormat(dst, "20060102150405-0700")
 	dst = d.appendOwn(append(dst, "||ACK|"...), id)
 	dst = append(dst, "|P|2.5\rMSA|"...)
 	dst = append(append(dst, code...), "|\r"...)
-	if err == nil {
-		return dst
-	}
-	return appendErrors(dst, d, 50, code, []*Error{err})
+	return appendErrors(dst, d, 50, code, errs)
 }
 
 // minorVersion gives 31 for "2.3.1" and 50 for "2.5"; a version that cannot be read counts as 2.5.

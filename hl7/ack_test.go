@@ -65,6 +65,11 @@ func TestUnreadableBytesGetAnAnswer(t *testing.T) {
 		t.Errorf("\n got %q\nwant %q", got, want)
 	}
 	parse(t, got)
+	for _, none := range []*Message{nil, {}} {
+		if again := string(AppendAck(nil, none, AR, when, "A|1", err.(*Error))); again != want {
+			t.Errorf("without a message\n got %q\nwant %q", again, want)
+		}
+	}
 	if got := string(AppendNak(nil, CR, when, "1", nil)); !strings.HasSuffix(got, "\rMSA|CR|\r") {
 		t.Errorf("got %q", got)
 	}

@@ -46,7 +46,7 @@ var charsets = func() map[string]*charset {
 		"WINDOWS1251": {name: "windows-1251", single: charmap.Windows1251},
 		"WINDOWS1250": {name: "windows-1250", single: charmap.Windows1250},
 		"GBK":         gbk, "GB2312": gbk, "ISOIR58": gbk, "GB18030": gb18030, "GB180302000": gb18030,
-		"BIG5": big5, "CNS116431992": nil,
+		"BIG5":     big5,
 		"SHIFTJIS": sjis, "SJIS": sjis, "WINDOWS31J": sjis,
 		"EUCJP":   {name: "EUC-JP", multi: japanese.EUCJP},
 		"ISOIR14": charsetJapan, "ISOIR87": charsetJapan, "ISOIR159": charsetJapan, "ISO2022JP": charsetJapan,
@@ -70,7 +70,6 @@ var charsets = func() map[string]*charset {
 		c := &charset{name: "ISO-8859-" + p.n, single: p.set}
 		m["8859"+p.n], m["ISO8859"+p.n], m["ISOIR"+p.ir] = c, c, c
 	}
-	delete(m, "CNS116431992")
 	return m
 }()
 
@@ -122,7 +121,7 @@ func (m *Message) chooseCharset(body []byte, high bool) {
 		}
 	default:
 		m.charset, m.assumed = declared, false
-		if declared.single != nil && valid {
+		if valid && (declared.single != nil || declared.multi != nil) {
 			m.note(FindingCharsetDoubtful, "MSH-18", "the text would read as UTF-8 too; read as declared")
 		}
 	}

@@ -34,7 +34,9 @@ type Delimiters struct {
 var StandardDelimiters = Delimiters{Field: '|', Component: '^', Repetition: '~', Escape: '\\', Subcomponent: '&'}
 
 // Message is one HL7 v2 message. The zero value is empty and ready for Reset.
-// Reading methods may be called from several goroutines, Reset may not.
+// Segments, Values and Findings are valid until the next Reset and as long as
+// the raw bytes stay as they are; texts are copies. Reading methods may be
+// called from several goroutines, Reset may not.
 type Message struct {
 	raw      []byte
 	segments []segment
@@ -106,7 +108,7 @@ func (m *Message) reset(raw []byte, lim Limits) *Error {
 	}
 	end := len(raw)
 	for end > start && isTrailer(raw[end-1]) {
-		if raw[end-1] == fileSeparator {
+		if raw[end-1] == fileSeparator || raw[end-1] == verticalTab {
 			m.note(FindingFramingBytes, "", "MLLP framing bytes were left after the message")
 		}
 		end--
@@ -137,8 +139,9 @@ const (
 	fileSeparator = 0x1c // MLLP end of block
 )
 
+// isTrailer names the bytes that end a message and belong to no field.
 func isTrailer(c byte) bool {
-	return c == '\r' || c == '\n' || c == 0 || c == fileSeparator
+	return c == '\r' || c == '\n' || c == 0 || c == fileSeparator || c == verticalTab
 }
 
 // findHeader gives the offset of MSH. HL7 wants it at 0; editors, gateways and
@@ -421,7 +424,7 @@ func (x *indexer) closeSegment(end int) *Error {
 	m, b := x.m, x.body
 	start, first, next := x.begin, x.first, end+1
 	x.begin, x.first = next, len(m.bars)
-	if x.lf && x.cr && end > start && b[end-1] == '\n' {
+	for x.lf && x.cr && end > start && b[end-1] == '\n' {
 		end--
 	}
 	blank := start
@@ -492,7 +495,7 @@ const (
 func (m *Message) readHeader() {
 	h := m.Header()
 	keep := func(s *string, v Value) {
-		if string(v.Raw()) != *s || v.Empty() {
+		if string(v.Raw()) != *s || !v.Empty() && !v.plain() {
 			*s = v.String()
 		}
 	}

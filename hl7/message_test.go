@@ -3,6 +3,7 @@ package hl7
 import (
 	"bytes"
 	"errors"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -242,6 +243,17 @@ func TestResetForgetsTheMessageBefore(t *testing.T) {
 			t.Errorf("findings %v do not say %s", m.Findings(), f)
 		}
 	}
+	for _, c := range [][2]string{ // the same bytes need not be the same text
+		{`MSH|^~\&|||||||A\E\F\E\B|1|P|2.5`, `A\F\B`}, {`MSH|^~\&|||||||A\F\B|1|P|2.5`, "A|B"},
+		{"MSH|^~\\&|||||||é|1|P|2.5||||||UNICODE UTF-8", "é"}, {"MSH|^~\\&|||||||é|1|P|2.5||||||8859/1", "Ã©"},
+	} {
+		if err := m.Reset([]byte(c[0]), DefaultLimits); err != nil {
+			t.Fatal(err)
+		}
+		if code, _, _ := m.Type(); code != c[1] {
+			t.Errorf("type is %q, want %q", code, c[1])
+		}
+	}
 	if err := m.Reset([]byte("nothing"), DefaultLimits); err == nil || m.Len() != 0 || m.ControlID() != "" {
 		t.Error("a refused message is not empty")
 	}
@@ -293,7 +305,7 @@ func TestOccurrencesAreCountedByName(t *testing.T) {
 
 func TestNothingIsOutOfRange(t *testing.T) {
 	m := parse(t, header+"\rPID|1||A^B&C~D\r")
-	for _, i := range []int{-1, 2, 1 << 40} {
+	for _, i := range []int{-1, 2, math.MaxInt} {
 		s := m.Segment(i)
 		if s.Raw() != nil || s.Name() != "" || s.Fields() != 0 || s.Sequence() != 0 || !s.Field(1).Empty() {
 			t.Errorf("segment %d is not empty", i)

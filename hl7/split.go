@@ -8,7 +8,7 @@ package hl7
 func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err error) {
 	at := 0
 	for at < len(data) {
-		if c := data[at]; c == ' ' || c == '\t' || c == verticalTab || isTrailer(c) {
+		if c := data[at]; c == ' ' || c == '\t' || isTrailer(c) {
 			at++
 			continue
 		}

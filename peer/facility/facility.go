@@ -52,6 +52,10 @@ func (d Dir) Quarantine() string          { return d.at("quarantine") }
 func (d Dir) Evidence() string            { return d.at("evidence") }
 func (d Dir) Nats() string                { return d.at("streams") }
 func (d Dir) Lock() string                { return d.at("lock") }
+func (d Dir) Socket() string              { return d.at(SocketName) } // for commands beside a running peer
+
+// SocketName is the file name of the running peer's socket.
+const SocketName = "peer.sock"
 
 // authorityYears and certificateYears are long because a box must never stop delivering by calendar; what ends a
 // certificate is the registry.

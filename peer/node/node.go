@@ -121,13 +121,14 @@ func (n *Node) Update(boxes []Box, peers []Peer) error {
 	defer n.mu.Unlock()
 	// For a new box twice, because nats-server 2.15.2 makes the account at the first reload and subscribes to its
 	// service imports only where it finds the account already there: else the box gets "no responders".
-	reloads := 1
+	reloads, now := 1, make(map[record.BoxID]bool, len(boxes))
 	for _, b := range boxes {
+		now[b.ID] = true
 		if !n.known[b.ID] {
-			n.known[b.ID] = true
 			reloads = 2
 		}
 	}
+	n.known = now
 	for range reloads {
 		o, err := n.options(boxes, peers)
 		if err != nil {

@@ -52,8 +52,13 @@ func (l serverLog) emit(level slog.Level, format string, v []any) {
 }
 
 func (l serverLog) Noticef(format string, v ...any) { l.emit(slog.LevelDebug, format, v) }
-func (l serverLog) Warnf(format string, v ...any)   { l.emit(slog.LevelWarn, format, v) }
-func (l serverLog) Errorf(format string, v ...any)  { l.emit(slog.LevelWarn, format, v) }
-func (l serverLog) Fatalf(format string, v ...any)  { l.emit(slog.LevelError, format, v) }
-func (l serverLog) Debugf(format string, v ...any)  { l.emit(slog.LevelDebug, format, v) }
-func (l serverLog) Tracef(string, ...any)           {}
+func (l serverLog) Warnf(format string, v ...any) {
+	if strings.Contains(format, "TLS Handshake First") {
+		return // that is what we want
+	}
+	l.emit(slog.LevelWarn, format, v)
+}
+func (l serverLog) Errorf(format string, v ...any) { l.emit(slog.LevelWarn, format, v) }
+func (l serverLog) Fatalf(format string, v ...any) { l.emit(slog.LevelError, format, v) }
+func (l serverLog) Debugf(format string, v ...any) { l.emit(slog.LevelDebug, format, v) }
+func (l serverLog) Tracef(string, ...any)          {}

@@ -1,0 +1,217 @@
+// Package ingest takes the records of one box from its stream in the embedded NATS server into the verified store. It
+// keeps its own cursor in the stream; the stream keeps what lies beyond a gap until another peer has filled it.
+package ingest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vitalgate/vitalgate/peer/store"
+)
+
+// batch bounds what one fsync covers, in records; fetchBytes what one request brings into memory.
+const (
+	batch      = 512
+	fetchBytes = 16 << 20
+)
+
+// cursor says how far a stream has been taken in. The digest of that message tells whether the stream is still the one
+// that was read: a damaged one numbers anew.
+type cursor struct {
+	Sequence uint64   `json:"sequence"`
+	Digest   [32]byte `json:"digest"`
+	Size     uint64   `json:"size"` // of the store then
+}
+
+// Ingest is the work for one box.
+type Ingest struct {
+	Stream func(context.Context) (jetstream.Stream, error) // creates it where it is missing
+	Box    *store.Box
+	Dir    string // of the cursors
+	Log    *slog.Logger
+}
+
+// Run takes in the stream until ctx ends. It returns no error but that of ctx: everything else is tried again.
+func (g *Ingest) Run(ctx context.Context) error {
+	for {
+		err := g.read(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		g.Log.Warn("cannot take in the stream of a box, trying again", "box", g.Box.ID.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (g *Ingest) read(ctx context.Context) error {
+	s, err := g.Stream(ctx)
+	if err != nil {
+		return err
+	}
+	at, err := g.start(ctx, s)
+	if err != nil {
+		return err
+	}
+	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: at.Sequence + 1,
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read the stream: %w", err)
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		s.DeleteConsumer(end, c.CachedInfo().Name) // it ends by itself otherwise
+	}()
+	for ctx.Err() == nil {
+		if err := g.fetch(ctx, c, &at); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// fetch takes in what one request to the stream brings.
+func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *cursor) error {
+	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	got, err := c.FetchBytes(fetchBytes, jetstream.FetchContext(ask))
+	if err != nil {
+		return fmt.Errorf("cannot read the stream: %w", err)
+	}
+	for m := range got.Messages() {
+		group := []jetstream.Msg{m}
+	more:
+		for len(group) < batch { // what has come meanwhile shares the fsync
+			select {
+			case m, ok := <-got.Messages():
+				if !ok {
+					break more
+				}
+				group = append(group, m)
+			default:
+				break more
+			}
+		}
+		if err := g.take(ctx, group, at); err != nil {
+			return err
+		}
+	}
+	if err := got.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+		return fmt.Errorf("cannot read the stream: %w", err)
+	}
+	return nil
+}
+
+// take offers the messages to the store until it has them all, waiting at a gap.
+func (g *Ingest) take(ctx context.Context, group []jetstream.Msg, at *cursor) error {
+	messages := make([]store.Message, len(group))
+	sequences := make([]uint64, len(group))
+	for i, m := range group {
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("cannot read the stream: %w", err)
+		}
+		sequences[i] = meta.Sequence.Stream
+		messages[i] = store.Message{Data: m.Data(), Label: fmt.Sprintf("seq-%d", sequences[i])}
+	}
+	waiting := false
+	for len(messages) > 0 {
+		grown := g.Box.Grown()
+		done, err := g.Box.Add("stream", messages)
+		if err != nil {
+			return err
+		}
+		if done > 0 {
+			last := cursor{sequences[done-1], sha256.Sum256(messages[done-1].Data), g.Box.Size()}
+			if g.Box.Pending() == 0 {
+				*at = last
+				if err := g.save(last); err != nil {
+					return err
+				}
+			}
+		}
+		messages, sequences = messages[done:], sequences[done:]
+		if len(messages) == 0 {
+			return nil
+		}
+		if done == 0 {
+			if !waiting {
+				waiting = true
+				g.Log.Warn("records are missing before those in the stream; waiting for another peer or the box to bring them",
+					"box", g.Box.ID.String(), "from", g.Box.Next())
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-grown:
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}
+	return nil
+}
+
+// start is where to begin: the cursor that was kept, if the stream and the store are still those that it was kept of,
+// else the beginning of the stream. What is known already is dropped by the store.
+func (g *Ingest) start(ctx context.Context, s jetstream.Stream) (cursor, error) {
+	b, err := os.ReadFile(g.path())
+	if errors.Is(err, os.ErrNotExist) {
+		return cursor{}, nil
+	}
+	if err != nil {
+		return cursor{}, fmt.Errorf("cannot read the cursor: %w", err)
+	}
+	var c cursor
+	if json.Unmarshal(b, &c) != nil || c.Size > g.Box.Size() {
+		return cursor{}, nil
+	}
+	m, err := s.GetMsg(ctx, c.Sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return cursor{}, nil
+	}
+	if err != nil {
+		return cursor{}, fmt.Errorf("cannot read the stream: %w", err)
+	}
+	if sha256.Sum256(m.Data) != c.Digest {
+		return cursor{}, nil
+	}
+	return c, nil
+}
+
+func (g *Ingest) path() string {
+	return filepath.Join(g.Dir, g.Box.ID.Facility, g.Box.ID.Name+".json")
+}
+
+// save keeps the cursor, whole or not at all. It is no more than a short cut, so it is not synced.
+func (g *Ingest) save(c cursor) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	path := g.path()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("cannot keep the cursor: %w", err)
+	}
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("cannot keep the cursor: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("cannot keep the cursor: %w", err)
+	}
+	return nil
+}

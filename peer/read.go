@@ -1,0 +1,232 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vitalgate/vitalgate/peer/facility"
+	"github.com/vitalgate/vitalgate/peer/store"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/logfile"
+)
+
+var errEnough = errors.New("enough")
+
+// each calls do for the verified records of boxes, from one index up to (not including) another, 0 for all.
+func each(ctx context.Context, d facility.Dir, box string, from, to uint64, do func(*reader, record.Verified) error) error {
+	src, err := openSource(d)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	state, err := d.Registry().Load()
+	if err != nil {
+		return err
+	}
+	if box != "" {
+		if _, err := find(d, box); err != nil {
+			return err
+		}
+	}
+	for _, r := range state.Boxes {
+		if box != "" && r.Box != box {
+			continue
+		}
+		opener, err := d.Opener()
+		if err != nil {
+			return err
+		}
+		rd := newReader(src, r, opener)
+		err = src.Records(ctx, r.ID(), from, false, func(p record.Published) error {
+			if to != 0 && p.Index >= to {
+				return errEnough
+			}
+			v, err := rd.verifier.Verify(p)
+			if err != nil {
+				return fmt.Errorf("record %d of box %s in the store does not verify: %w; see vitalpeer fsck", p.Index, r.Box, err)
+			}
+			return do(rd, v)
+		})
+		if err != nil && err != errEnough {
+			return err
+		}
+	}
+	return nil
+}
+
+type getCmd struct {
+	data
+	Box    string `arg:"" help:"facility/name"`
+	Index  uint64 `arg:"" help:"Index of the record."`
+	Raw    bool   `xor:"form" help:"The monitor's message, exactly as it came."`
+	Bundle bool   `xor:"form" help:"The Bundle, exactly as it was sealed."`
+	Proof  bool   `xor:"form" help:"The proof in the form c2sp.org/tlog-proof@v1."`
+}
+
+func (c *getCmd) Run(ctx context.Context) error {
+	found := false
+	err := each(ctx, c.dir(), c.Box, c.Index, c.Index+1, func(rd *reader, v record.Verified) error {
+		found = true
+		if c.Proof {
+			_, err := os.Stdout.Write(v.Published().Text())
+			return err
+		}
+		if !c.Raw && !c.Bundle {
+			l, _, err := rd.line(ctx, v.Published(), true)
+			if err != nil {
+				return err
+			}
+			e := json.NewEncoder(os.Stdout)
+			e.SetEscapeHTML(false)
+			return e.Encode(l)
+		}
+		if rd.opener == nil {
+			return errors.New("cannot open the record: this peer has no reader key")
+		}
+		if reason := rd.reg.Refuses(v.Header()); reason != "" {
+			return fmt.Errorf("cannot show the record: the registry does not grant it to the box (%s)", reason)
+		}
+		content, err := rd.open(ctx, v)
+		if err != nil {
+			return err
+		}
+		b := content.Raw
+		if c.Bundle {
+			if b = content.Bundle; len(b) == 0 {
+				return fmt.Errorf("record %d has no Bundle (%s); --raw gives the message", c.Index, content.Reason)
+			}
+		}
+		_, err = os.Stdout.Write(b)
+		return err
+	})
+	if err == nil && !found {
+		return fmt.Errorf("cannot find record %d of box %s: it is not stored here (yet)", c.Index, c.Box)
+	}
+	return err
+}
+
+type exportCmd struct {
+	data
+	Box  string `arg:"" help:"facility/name"`
+	From uint64 `help:"Index of the first record."`
+	To   uint64 `help:"Index after the last record (default: all)."`
+	Out  string `short:"o" required:"" placeholder:"DIR" help:"A new folder."`
+}
+
+func (c *exportCmd) Run(ctx context.Context) error {
+	r, err := find(c.dir(), c.Box)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(c.Out, 0o755); err != nil {
+		return fmt.Errorf("cannot export: %w; name a new folder with -o", err)
+	}
+	write := func(name string, b []byte) error {
+		if err := os.WriteFile(filepath.Join(c.Out, name), b, 0o644); err != nil {
+			return fmt.Errorf("cannot export: %w", err)
+		}
+		return nil
+	}
+	n := 0
+	err = each(ctx, c.dir(), c.Box, c.From, c.To, func(rd *reader, v record.Verified) error {
+		n++
+		name := fmt.Sprintf("%012d", v.Header().Index)
+		return errors.Join(write(name+".leaf", v.Leaf()), write(name+".tlog-proof", v.Published().Text()))
+	})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write("box.pem", []byte(r.DataKey)), write("README", fmt.Appendf(nil, exportReadme, r.Box, r.ID().Origin()))); err != nil {
+		return err
+	}
+	fmt.Printf("%d records of box %s are in %s; README there says how to verify them.\n", n, c.Box, c.Out)
+	return nil
+}
+
+const exportReadme = `Records of box %[1]s, each with the proof that the box has signed it.
+
+  NNN.leaf        the record: a clear header, a blank line, the body (sealed to the facility's readers)
+  NNN.tlog-proof  its inclusion proof with the signed checkpoint of the box's log (c2sp.org/tlog-proof@v1)
+  box.pem         the public key of the box. Compare it with one from a source you trust: the proof is worth no more
+
+Whole records, with Python and openssl (docs/verify.py of vitalgate, 40 lines to read first):
+
+  for f in *.leaf; do python3 verify.py box.pem %[2]s "$f" "${f%%.leaf}.tlog-proof" || echo "BAD $f"; done
+
+The signature alone, with openssl: the signed text is what stands between the first blank line of the proof and the next
+one; the last line is the origin and, in base64, 4 bytes that name the key and the ECDSA signature in DER.
+
+  f=000000000000.tlog-proof
+  awk 'n==1 && $0=="" {exit} n==1 {print} $0=="" {n++}' $f >text
+  tail -n 1 $f | cut -d' ' -f3 | base64 -d | tail -c +5 >signature
+  openssl dgst -sha256 -verify box.pem -signature signature text
+`
+
+type verifyCmd struct {
+	data
+	Box string `placeholder:"F1/GW1" help:"Only this box."`
+}
+
+func (c *verifyCmd) Run(ctx context.Context) error {
+	records, checkpoints := map[string]int{}, map[string]int{}
+	last := ""
+	err := each(ctx, c.dir(), c.Box, 0, 0, func(rd *reader, v record.Verified) error {
+		records[rd.reg.Box]++
+		if sc := string(v.Published().Checkpoint); sc != last {
+			last = sc
+			checkpoints[rd.reg.Box]++
+		}
+		return nil
+	})
+	for _, box := range sortedKeys(records) {
+		fmt.Printf("%s: %d records under %d checkpoints verified\n", box, records[box], checkpoints[box])
+	}
+	return err
+}
+
+type fsckCmd struct{ data }
+
+func (c *fsckCmd) Run() error {
+	if _, err := c.dir().Load(); err != nil {
+		return err
+	}
+	state, err := c.dir().Registry().Load()
+	if err != nil {
+		return err
+	}
+	bad := 0
+	for _, r := range state.Boxes {
+		dir := store.LogDir(c.dir().Store(), r.ID())
+		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+			fmt.Printf("%s: nothing stored yet\n", r.Box)
+			continue
+		}
+		report, err := logfile.Check(dir, logfile.CheckOptions{Box: r.ID(), Key: r.Key()})
+		if err != nil {
+			return err
+		}
+		state := "clean"
+		if !report.Clean() {
+			state, bad = "NOT clean", bad+1
+		}
+		fmt.Printf("%s: %s: %d records, %d signed, %d checkpoints, %d files, %d bytes\n", r.Box, state, report.Next-report.First, report.Signed, report.Checkpoints, report.Segments, report.Bytes)
+		for _, p := range report.Problems {
+			fmt.Println("  " + p.String())
+		}
+	}
+	if bad > 0 {
+		return fmt.Errorf("the logs of %d boxes are damaged; stop the peer, move the folder of each aside and start it again: another peer or the box brings the records again", bad)
+	}
+	return nil
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+func orDash(s string) string { return cmp.Or(s, "-") }

@@ -1,0 +1,366 @@
+// Package replicate keeps the verified stores of the peers equal. Each peer announces how far the log of each box
+// reaches, with the box's signed checkpoint, and pulls what it lacks from whoever has it. Nothing that comes from a peer
+// is believed: heads and records pass the same verification as those from a box.
+//
+//	peer.head.<facility>.<name>         {"peer","checkpoint"}: after a store has grown, and every few seconds
+//	peer.pull.<peer>.<facility>.<name>  {"from","max"}: answered by up to max messages, one published record each, in
+//	                                    order, and an empty one with the header Vitalgate-End
+package replicate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vitalgate/vitalgate/peer/store"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/logfile"
+)
+
+const (
+	announceEvery = 3 * time.Second
+	announceSoon  = 100 * time.Millisecond // after growth, so that a busy box announces ten times a second at most
+	answerTimeout = 5 * time.Second
+	pullRecords   = 1000
+	pullBytes     = 8 << 20
+	maxRequest    = 1 << 16 // bytes of a head or a request
+	pullers       = 4       // boxes that are pulled at once
+	servers       = 4       // pulls that are answered at once
+	endHeader     = "Vitalgate-End"
+)
+
+type head struct {
+	Peer       string `json:"peer"`
+	Checkpoint []byte `json:"checkpoint"`
+}
+
+type pull struct {
+	From uint64 `json:"from"`
+	Max  int    `json:"max"`
+}
+
+// Replicator works for one peer.
+type Replicator struct {
+	Name  string
+	Conn  *nats.Conn // in the peers' account
+	Store *store.Store
+	Log   *slog.Logger
+
+	mu      sync.Mutex
+	wanted  map[record.BoxID]map[string]uint64 // who has more of a box than we have, and how much
+	wake    map[record.BoxID]chan struct{}
+	heads   map[record.BoxID]chan struct{} // grown since the last announcement
+	served  map[record.BoxID]*serving
+	limit   chan struct{}
+	serving chan struct{}
+}
+
+// serving is where a peer that pulls a log from end to end will go on.
+type serving struct {
+	reader *logfile.Reader
+	rest   []record.Published
+	next   uint64
+}
+
+// Run works until ctx ends.
+func (r *Replicator) Run(ctx context.Context) error {
+	r.wanted, r.wake = map[record.BoxID]map[string]uint64{}, map[record.BoxID]chan struct{}{}
+	r.served = map[record.BoxID]*serving{}
+	r.limit, r.serving = make(chan struct{}, pullers), make(chan struct{}, servers)
+	defer func() {
+		for _, s := range r.served {
+			s.reader.Close()
+		}
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	heads, err := r.Conn.SubscribeSync("peer.head.*.*")
+	if err != nil {
+		return fmt.Errorf("cannot listen to the peers: %w", err)
+	}
+	defer heads.Unsubscribe()
+	pulls, err := r.Conn.SubscribeSync("peer.pull." + r.Name + ".*.*")
+	if err != nil {
+		return fmt.Errorf("cannot listen to the peers: %w", err)
+	}
+	defer pulls.Unsubscribe()
+	g.Go(func() error { return each(ctx, heads, func(m *nats.Msg) { r.heard(ctx, g, m) }) })
+	g.Go(func() error {
+		return each(ctx, pulls, func(m *nats.Msg) {
+			select {
+			case r.serving <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			g.Go(func() error {
+				defer func() { <-r.serving }()
+				r.serve(m)
+				return nil
+			})
+		})
+	})
+	g.Go(func() error { return r.announce(ctx) })
+	return g.Wait()
+}
+
+// each handles the messages of a subscription in turn.
+func each(ctx context.Context, s *nats.Subscription, do func(*nats.Msg)) error {
+	for {
+		m, err := s.NextMsgWithContext(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, nats.ErrSlowConsumer):
+			continue // some were dropped; heads and requests come again
+		case err != nil:
+			return fmt.Errorf("cannot listen to the peers: %w", err)
+		}
+		do(m)
+	}
+}
+
+// announce tells the peers how far the logs reach.
+func (r *Replicator) announce(ctx context.Context) error {
+	type told struct {
+		size uint64
+		at   time.Time
+	}
+	last := map[record.BoxID]told{}
+	tick := time.NewTicker(announceSoon)
+	defer tick.Stop()
+	for {
+		now := time.Now()
+		for _, b := range r.Store.Boxes() {
+			size, t := b.Size(), last[b.ID]
+			if size == 0 || size == t.size && now.Sub(t.at) < announceEvery {
+				continue
+			}
+			sc, _ := b.Checkpoint()
+			data, err := json.Marshal(head{r.Name, sc})
+			if err != nil {
+				return err
+			}
+			if err := r.Conn.Publish("peer.head."+b.ID.Facility+"."+b.ID.Name, data); err != nil {
+				r.Log.Warn("cannot announce to the peers", "error", err)
+				break
+			}
+			last[b.ID] = told{size, now}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// heard handles what another peer says of its store.
+func (r *Replicator) heard(ctx context.Context, g *errgroup.Group, m *nats.Msg) {
+	part := strings.Split(m.Subject, ".")
+	id := record.BoxID{Facility: part[2], Name: part[3]}
+	b := r.Store.Find(id)
+	var h head
+	if b == nil || len(m.Data) > maxRequest || json.Unmarshal(m.Data, &h) != nil || !(record.BoxID{Facility: "p", Name: h.Peer}).Valid() || h.Peer == r.Name {
+		return
+	}
+	size, err := b.Head("peer "+h.Peer, h.Checkpoint)
+	if err != nil {
+		metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_heads_refused_total{box=%q,reason=%q}`, id, record.ReasonOf(err))).Inc()
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	peers := r.wanted[id]
+	if peers == nil {
+		peers = map[string]uint64{}
+		r.wanted[id] = peers
+		r.wake[id] = make(chan struct{}, 1)
+		g.Go(func() error { return r.follow(ctx, b, r.wake[id]) })
+	}
+	if _, known := peers[h.Peer]; known || len(peers) < 256 {
+		peers[h.Peer] = size
+	}
+	if size > b.Size() {
+		select {
+		case r.wake[id] <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// follow pulls what others have of the box and we have not, for as long as somebody has.
+func (r *Replicator) follow(ctx context.Context, b *store.Box, wake chan struct{}) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case r.limit <- struct{}{}:
+		}
+		for _, peer := range r.ahead(b) {
+			if err := r.pullAll(ctx, b, peer); err != nil && ctx.Err() == nil {
+				r.Log.Debug("cannot pull records from a peer", "box", b.ID.String(), "peer", peer, "error", err)
+			}
+		}
+		<-r.limit
+	}
+}
+
+// ahead are the peers that have more than we have, in any order.
+func (r *Replicator) ahead(b *store.Box) (peers []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p, size := range r.wanted[b.ID] {
+		if size > b.Size() {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
+// pullAll pulls from one peer until that has no more for us.
+func (r *Replicator) pullAll(ctx context.Context, b *store.Box, peer string) error {
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		more := r.wanted[b.ID][peer] > b.Size()
+		r.mu.Unlock()
+		if !more {
+			return nil
+		}
+		before := b.Next()
+		if err := r.pull(ctx, b, peer, before); err != nil {
+			return err
+		}
+		if b.Next() == before {
+			return errors.New("the peer sent nothing that continues the log")
+		}
+	}
+	return ctx.Err()
+}
+
+// pull makes one request and stores what comes.
+func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from uint64) error {
+	inbox := r.Conn.NewRespInbox()
+	sub, err := r.Conn.SubscribeSync(inbox)
+	if err != nil {
+		return err
+	}
+	defer sub.Unsubscribe()
+	ask, err := json.Marshal(pull{from, pullRecords})
+	if err != nil {
+		return err
+	}
+	if err := r.Conn.PublishRequest("peer.pull."+peer+"."+b.ID.Facility+"."+b.ID.Name, inbox, ask); err != nil {
+		return err
+	}
+	var messages []store.Message
+	size := 0
+	flush := func() error {
+		done, err := b.Add("peer "+peer, messages)
+		if err == nil && done < len(messages) {
+			err = errors.New("the peer left out records")
+		}
+		messages, size = nil, 0
+		return err
+	}
+	for n := 0; n <= pullRecords; n++ {
+		wait, cancel := context.WithTimeout(ctx, answerTimeout)
+		m, err := sub.NextMsgWithContext(wait)
+		cancel()
+		if err != nil {
+			return errors.Join(err, flush())
+		}
+		if m.Header.Get(endHeader) != "" {
+			return flush()
+		}
+		if len(m.Data) == 0 { // no responders
+			return errors.Join(errors.New("the peer does not answer"), flush())
+		}
+		messages = append(messages, store.Message{Data: m.Data, Label: fmt.Sprintf("pull-%s-%d", peer, from+uint64(n))})
+		if size += len(m.Data); size > pullBytes || len(messages) >= 256 {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.New("the peer sent more than was asked for")
+}
+
+// serve answers a pull.
+func (r *Replicator) serve(m *nats.Msg) {
+	part := strings.Split(m.Subject, ".")
+	b := r.Store.Find(record.BoxID{Facility: part[3], Name: part[4]})
+	var q pull
+	d := json.NewDecoder(bytes.NewReader(m.Data))
+	d.DisallowUnknownFields()
+	if !strings.HasPrefix(m.Reply, "_PEER.") || len(m.Data) > maxRequest || d.Decode(&q) != nil {
+		return
+	}
+	sent, bytes := 0, 0
+	defer func() {
+		end := nats.NewMsg(m.Reply)
+		end.Header.Set(endHeader, fmt.Sprint(sent))
+		r.Conn.PublishMsg(end)
+	}()
+	if b == nil {
+		return
+	}
+	s := r.resume(b, q.From)
+	for sent < min(q.Max, pullRecords) && bytes < pullBytes {
+		if len(s.rest) == 0 {
+			var err error
+			if s.rest, err = s.reader.Next(); err != nil {
+				if err != io.EOF {
+					r.Log.Error("cannot read the verified store", "box", b.ID.String(), "error", err)
+					s.reader.Close()
+					return
+				}
+				break
+			}
+		}
+		data, err := s.rest[0].AppendBinary(nil)
+		if err != nil || r.Conn.Publish(m.Reply, data) != nil {
+			s.reader.Close()
+			return
+		}
+		s.next = s.rest[0].Index + 1
+		s.rest = s.rest[1:]
+		sent++
+		bytes += len(data)
+	}
+	r.keep(b, s)
+}
+
+// resume takes the reader that stopped at from, or makes one.
+func (r *Replicator) resume(b *store.Box, from uint64) *serving {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.served[b.ID]; s != nil && s.next == from {
+		delete(r.served, b.ID)
+		return s
+	}
+	return &serving{reader: b.Reader(from), next: from}
+}
+
+func (r *Replicator) keep(b *store.Box, s *serving) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.served[b.ID]; old != nil {
+		old.reader.Close()
+	}
+	r.served[b.ID] = s
+}

@@ -1,0 +1,422 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vitalgate/vitalgate/peer/facility"
+	"github.com/vitalgate/vitalgate/peer/ingest"
+	"github.com/vitalgate/vitalgate/peer/node"
+	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/replicate"
+	"github.com/vitalgate/vitalgate/peer/store"
+	"github.com/vitalgate/vitalgate/peer/view"
+	"github.com/vitalgate/vitalgate/record"
+)
+
+type runCmd struct {
+	data
+	Debug bool `help:"Log more."`
+}
+
+func (c *runCmd) Run(ctx context.Context) error {
+	return run(ctx, c.dir(), newLog(c.Debug), nil)
+}
+
+const (
+	registryEvery = 250 * time.Millisecond
+	viewRecords   = 20000 // of each box that the page is filled with at start
+)
+
+// peer is a running peer.
+type peer struct {
+	dir   facility.Dir
+	conf  *facility.Config
+	log   *slog.Logger
+	store *store.Store
+	node  *node.Node
+	js    jetstream.JetStream
+	view  *view.View
+	page  net.Listener
+
+	mu       sync.Mutex
+	state    registry.State
+	broken   error // what is wrong with the registry
+	lastLink time.Time
+}
+
+// run runs the peer until ctx ends. started, if not nil, is called when it takes connections.
+func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*peer)) error {
+	conf, err := d.Load()
+	if err != nil {
+		return err
+	}
+	unlock, err := lock(d)
+	if errors.Is(err, errRunning) {
+		return fmt.Errorf("cannot run on %s: another vitalpeer does; stop it first", d)
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now()}
+	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence()})
+	defer p.store.Close()
+	opener, err := d.Opener() // a fault of the key file shows at once
+	if err != nil {
+		return err
+	}
+	if opener == nil {
+		p.log.Info("this peer has no reader key: it verifies and keeps records and shows no content")
+	}
+	p.view = view.New(view.Options{Title: conf.Facility + " " + conf.Name, Record: p.record})
+	defer p.view.Close()
+
+	if conf.Page.Listen != "" {
+		if p.page, err = listen(conf.Page.Listen); err != nil {
+			return err
+		}
+		defer p.page.Close()
+	}
+	nc, err := node.FromFacility(d, conf)
+	if err != nil {
+		return err
+	}
+	if p.state, p.broken = d.Registry().Load(); p.broken != nil {
+		p.log.Error("the registry is not whole", "error", p.broken)
+	}
+	mark := d.Registry().Mark()
+	boxes, peers := node.FromRegistry(p.state)
+	if p.node, err = node.Start(nc, boxes, peers, p.log); err != nil {
+		return err
+	}
+	defer p.node.Stop()
+	in, err := p.node.Ingest()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if p.js, err = jetstream.New(in); err != nil {
+		return err
+	}
+	between, err := p.node.Peers()
+	if err != nil {
+		return err
+	}
+	defer between.Close()
+
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range p.state.Boxes {
+		if err := p.take(ctx, g, r); err != nil {
+			return err
+		}
+	}
+	g.Go(func() error { return p.followRegistry(ctx, g, mark) })
+	g.Go(func() error {
+		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log}).Run(ctx)
+	})
+	socket, err := p.listenSocket()
+	if err != nil {
+		return err
+	}
+	defer os.Remove(d.Socket())
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /records", p.serveRecords)
+	mux.HandleFunc("GET /status", p.serveStatus)
+	serve(ctx, g, socket, mux, nil)
+	if p.page != nil {
+		serve(ctx, g, p.page, p.pages(), p.view.Close)
+	}
+	p.log.Info("running", "boxes", addrText(p.node.BoxAddress()), "peers", conf.Peers.Listen, "hubs", conf.Peers.Hubs, "page", addrText(p.pageAddress()), "registered", len(p.state.Boxes))
+	if started != nil {
+		started(p)
+	}
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) {
+		p.log.Info("stopped")
+		return nil
+	}
+	return err
+}
+
+func (p *peer) pageAddress() net.Addr {
+	if p.page == nil {
+		return nil
+	}
+	return p.page.Addr()
+}
+
+func addrText(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}
+
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s for the page: %w; name another address as page.listen in peer.toml", address, err)
+	}
+	return l, nil
+}
+
+// serve serves HTTP until ctx ends, and then waits a second for answers that are under way.
+func serve(ctx context.Context, g *errgroup.Group, l net.Listener, h http.Handler, onShutdown func()) {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 1 << 16,
+		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	if onShutdown != nil {
+		s.RegisterOnShutdown(onShutdown)
+	}
+	g.Go(func() error {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("cannot serve %s: %w", l.Addr(), err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if s.Shutdown(end) != nil {
+			s.Close()
+		}
+		return ctx.Err()
+	})
+}
+
+// take begins to work for a registered box, or takes in what has changed in its registration.
+func (p *peer) take(ctx context.Context, g *errgroup.Group, r *registry.Registration) error {
+	known := p.store.Find(r.ID()) != nil
+	b, err := p.store.Box(r)
+	if err != nil || known {
+		return err
+	}
+	work := &ingest.Ingest{Box: b, Dir: p.dir.Cursors(), Log: p.log,
+		Stream: func(ctx context.Context) (jetstream.Stream, error) { return p.node.Stream(ctx, p.js, b.ID) }}
+	g.Go(func() error { return work.Run(ctx) })
+	g.Go(func() error { return p.show(ctx, b) })
+	return nil
+}
+
+// followRegistry puts changes of the registry into force.
+func (p *peer) followRegistry(ctx context.Context, g *errgroup.Group, mark string) error {
+	tick := time.NewTicker(registryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if p.node.Leaves() > 0 || len(p.conf.Peers.Hubs) == 0 {
+			p.mu.Lock()
+			p.lastLink = time.Now()
+			p.mu.Unlock()
+		}
+		now := p.dir.Registry().Mark()
+		if now == mark {
+			continue
+		}
+		mark = now
+		s, broken := p.dir.Registry().Load()
+		if broken != nil {
+			p.log.Error("the registry is not whole", "error", broken)
+		}
+		boxes, peers := node.FromRegistry(s)
+		if err := p.node.Update(boxes, peers); err != nil {
+			p.log.Error("cannot follow the registry", "error", err)
+			broken = errors.Join(broken, err)
+		}
+		for _, r := range s.Boxes {
+			if err := p.take(ctx, g, r); err != nil {
+				p.log.Error("cannot take a box", "box", r.Box, "error", err)
+				broken = errors.Join(broken, err)
+			}
+		}
+		p.mu.Lock()
+		p.state, p.broken = s, broken
+		p.mu.Unlock()
+		p.log.Info("the registry has changed", "boxes", len(boxes), "peers", len(peers))
+	}
+}
+
+// show feeds the page with a box's records and samples their Bundles for the schema check.
+func (p *peer) show(ctx context.Context, b *store.Box) error {
+	opener, err := p.dir.Opener()
+	if err != nil {
+		return err
+	}
+	from := b.Size() - min(b.Size(), viewRecords)
+	rd := newReader(storeSource{p.store}, b.Registration(), opener)
+	check := newSampler(p.log)
+	for {
+		err := records(ctx, b, from, true, func(pub record.Published) error {
+			from = pub.Index + 1
+			rd.reg = b.Registration()
+			v, err := rd.verifier.Verify(pub)
+			if err != nil {
+				return err
+			}
+			if rd.reg.Refuses(v.Header()) != "" {
+				return nil
+			}
+			var c record.Content
+			if opener != nil {
+				if c, err = rd.open(ctx, v); err == nil {
+					check.look(b, v, c)
+				}
+			}
+			p.view.Add(v, c, rd.reg.Protection())
+			return nil
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.log.Error("cannot read the verified store; the page goes on with the next record; run vitalpeer fsck", "box", b.ID.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Second):
+		}
+	}
+}
+
+// record finds a stored record for its page.
+func (p *peer) record(ctx context.Context, id record.BoxID, index uint64) (v record.Verified, c record.Content, protection string, err error) {
+	b := p.store.Find(id)
+	if b == nil {
+		return v, c, "", unknownBox{id.String()}
+	}
+	if v, err = b.Get(index); err != nil {
+		return v, c, "", err
+	}
+	reg := b.Registration()
+	if reg.Refuses(v.Header()) != "" {
+		return record.Verified{}, c, "", errors.New("the registry does not grant this record to its box")
+	}
+	opener, err := p.dir.Opener()
+	if err != nil {
+		return v, c, "", err
+	}
+	if opener != nil {
+		rd := newReader(storeSource{p.store}, reg, opener)
+		c, err = rd.open(ctx, v)
+		if err != nil && !errors.Is(err, record.ErrNoContent) && !errors.Is(err, record.ErrNoKey) {
+			return v, c, "", err
+		}
+	}
+	return v, c, reg.Protection(), nil
+}
+
+// pages is what the page's address serves.
+func (p *peer) pages() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", p.view.Handler())
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", p.serveReady)
+	mux.HandleFunc("GET /metrics", p.serveMetrics)
+	mux.HandleFunc("GET /api/records", p.serveAPI)
+	return mux
+}
+
+func (p *peer) serveReady(w http.ResponseWriter, _ *http.Request) {
+	st := p.status()
+	w.Header().Set("Content-Type", "application/json")
+	if !st.Ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	json.NewEncoder(w).Encode(struct {
+		Ready      bool        `json:"ready"`
+		Conditions []condition `json:"conditions"`
+	}{st.Ready, st.Conditions})
+}
+
+func (p *peer) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(p.status())
+}
+
+func (p *peer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
+	var b bytes.Buffer
+	metrics.WritePrometheus(&b, true)
+	for _, box := range p.store.Boxes() {
+		fmt.Fprintf(&b, "vitalpeer_store_records{box=%q} %d\nvitalpeer_store_pending{box=%q} %d\n", box.ID, box.Size(), box.ID, box.Pending())
+	}
+	fmt.Fprintf(&b, "vitalpeer_leaf_links %d\n", p.node.Leaves())
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	w.Write(b.Bytes())
+}
+
+// serveAPI answers /api/records?box=f1/gw1&from=0&follow=1 with NDJSON, as tail prints it.
+func (p *peer) serveAPI(w http.ResponseWriter, q *http.Request) {
+	if !local(q) {
+		http.Error(w, "this address is served to this machine only", http.StatusForbidden)
+		return
+	}
+	t := tail{dir: p.dir, source: storeSource{p.store}, box: q.FormValue("box"), follow: q.FormValue("follow") != "",
+		sealed: q.FormValue("sealed") != "", all: q.FormValue("all") != "", flush: http.NewResponseController(w).Flush}
+	if s := q.FormValue("from"); s != "" {
+		var err error
+		if t.from, err = strconv.ParseUint(s, 10, 64); err != nil {
+			http.Error(w, "from is not an index", http.StatusBadRequest)
+			return
+		}
+	}
+	if t.box != "" {
+		id, err := record.ParseBoxID(t.box)
+		if err != nil || p.store.Find(id) == nil {
+			http.Error(w, "the box is not registered here", http.StatusNotFound)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	t.flush()
+	if err := t.run(q.Context(), w); err != nil && q.Context().Err() == nil {
+		p.log.Error("cannot read the verified store", "error", err)
+		panic(http.ErrAbortHandler) // the reader must not take it for the whole
+	}
+}
+
+// local says whether a request came in on a loopback address and under a name that no stranger's page can take (DNS
+// rebinding), because the answer holds patient data.
+func local(q *http.Request) bool {
+	a, ok := q.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	host := q.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return ok && a.IP.IsLoopback() && (host == "localhost" || net.ParseIP(host) != nil)
+}
+
+// listenSocket opens the socket for commands on this machine; the folder's mode keeps others out.
+func (p *peer) listenSocket() (net.Listener, error) {
+	os.Remove(p.dir.Socket()) // of a peer that was killed; we hold the lock
+	name, done, err := socketName(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	l, err := net.Listen("unix", name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the socket for commands: %w", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return l, os.Chmod(p.dir.Socket(), 0o600)
+}

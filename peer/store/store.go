@@ -1,0 +1,409 @@
+// Package store is a peer's verified copy of the logs of boxes: what a box has signed, in order, without a gap, or
+// nothing. Records come in from the box's own stream or from another peer; either way they are verified here, and only
+// here do they become part of the store. What fails is set aside in quarantine with its reason.
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/logfile"
+)
+
+// Reasons that come on top of those of package record.
+const (
+	ReasonFork   record.Reason = "fork"   // the box has signed two histories: evidence against it
+	ReasonKind   record.Reason = "kind"   // a kind that the registry does not grant the box
+	ReasonRange  record.Reason = "range"  // an index outside of what the registry grants the box
+	ReasonGroup  record.Reason = "group"  // one checkpoint signs more than a peer can hold at once
+	ReasonSchema record.Reason = "schema" // the Bundle is not valid FHIR R4
+)
+
+// Bounds of the records that wait in memory for the last one of their checkpoint.
+const (
+	maxGroup      = 1 << 16
+	maxGroupBytes = 128 << 20
+)
+
+// Store holds the logs of all registered boxes.
+type Store struct {
+	dir        string
+	quarantine string
+	evidence   string
+
+	mu    sync.Mutex
+	boxes map[record.BoxID]*Box
+}
+
+// Options of New.
+type Options struct {
+	Dir        string // the logs
+	Quarantine string
+	Evidence   string
+}
+
+// New makes a store. Nothing is opened yet.
+func New(o Options) *Store {
+	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence, boxes: map[record.BoxID]*Box{}}
+}
+
+// LogDir is where the log of a box is kept.
+func LogDir(dir string, id record.BoxID) string { return filepath.Join(dir, id.Facility, id.Name) }
+
+// Box opens the log of a registered box, or brings the registration of an open one up to date.
+func (s *Store) Box(r *registry.Registration) (*Box, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := r.ID()
+	if b, ok := s.boxes[id]; ok {
+		b.registration.Store(r)
+		return b, nil
+	}
+	log, err := logfile.Open(LogDir(s.dir, id), logfile.Options{})
+	if err != nil {
+		return nil, err
+	}
+	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: record.NewVerifier(id, r.Key()), grown: make(chan struct{})}
+	b.registration.Store(r)
+	b.aside = newAside(filepath.Join(s.quarantine, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
+	b.proofs = newAside(filepath.Join(s.evidence, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
+	s.boxes[id] = b
+	return b, nil
+}
+
+// Find is an open box, or nil.
+func (s *Store) Find(id record.BoxID) *Box {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.boxes[id]
+}
+
+// Boxes are all open boxes.
+func (s *Store) Boxes() []*Box {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*Box, 0, len(s.boxes))
+	for _, b := range s.boxes {
+		all = append(all, b)
+	}
+	return all
+}
+
+// Close gives up the logs. What was stored is on the disk already.
+func (s *Store) Close() error {
+	var err error
+	for _, b := range s.Boxes() {
+		err = errors.Join(err, b.close())
+	}
+	return err
+}
+
+// Box is the verified log of one box.
+type Box struct {
+	ID           record.BoxID
+	log          *logfile.Log
+	registration atomic.Pointer[registry.Registration]
+	aside        *aside
+	proofs       *aside
+
+	mu       sync.Mutex
+	verifier *record.Verifier
+	tree     record.Tree       // of the log and the pending records
+	pending  []record.Verified // after the log, until the last record of their checkpoint is there
+	bytes    int               // of the leaves of pending
+	old      *logfile.Reader   // for comparison of records that come again
+	oldGroup []record.Published
+	lastHead []byte
+	err      error // why the box takes nothing more
+
+	grownMu sync.Mutex
+	grown   chan struct{} // closed and replaced when the log has grown
+}
+
+// Registration is what the registry says of the box now.
+func (b *Box) Registration() *registry.Registration { return b.registration.Load() }
+
+// Size is how many records are stored and signed.
+func (b *Box) Size() uint64 { return b.log.Signed() }
+
+// Checkpoint is the last one stored.
+func (b *Box) Checkpoint() (record.SignedCheckpoint, record.Checkpoint) {
+	return b.log.LastCheckpoint()
+}
+
+// Grown is closed when the log has grown beyond what it is at the time of the call.
+func (b *Box) Grown() <-chan struct{} {
+	b.grownMu.Lock()
+	defer b.grownMu.Unlock()
+	return b.grown
+}
+
+// Next is the index of the first record that the box's log lacks here.
+func (b *Box) Next() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tree.Size()
+}
+
+// Pending is how many verified records wait for the rest of their checkpoint.
+func (b *Box) Pending() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.pending)
+}
+
+// Message is a record as it came, not yet believed. Data becomes the store's.
+type Message struct {
+	Data  []byte
+	Label string // where it was, for quarantine, such as "seq-17"; letters, digits and "-"
+}
+
+// Add verifies the messages in order and takes in those that are new. from says where they come from. It returns how
+// many it has dealt with; if that is fewer than there are and err is nil, the next one lies beyond a gap in the log and
+// should be offered again when the log has grown. Records are safe once Size has passed them. An error is one of the
+// disk, which other messages do not mend.
+func (b *Box) Add(from string, messages []Message) (done int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return 0, b.err
+	}
+	fresh := 0
+	for ; done < len(messages) && err == nil; done++ {
+		m := messages[done]
+		p, refusal := record.ParsePublished(m.Data)
+		var v record.Verified
+		if refusal == nil {
+			v, refusal = b.verifier.Verify(p)
+		}
+		if refusal != nil {
+			b.refuse(from, m, record.ReasonOf(refusal), refusal.Error())
+			continue
+		}
+		if r := b.Registration(); r.Until != nil && p.Index >= *r.Until {
+			b.refuse(from, indexed(m, p.Index), ReasonRange, "the registration of the box ends before this record")
+			continue
+		}
+		if p.Index < b.tree.Size() {
+			b.again(from, m, v)
+			continue
+		}
+		if p.Index > b.tree.Size() {
+			b.count("early")
+			break
+		}
+		if !extends(&b.tree, p, v.Checkpoint().Size) {
+			b.fork(from, m, v, "the box has signed a log that does not continue the one stored here")
+			continue
+		}
+		if len(b.pending) >= maxGroup || b.bytes+len(p.Leaf) > maxGroupBytes {
+			b.refuse(from, indexed(m, p.Index), ReasonGroup, "one checkpoint signs more records than a peer holds at once")
+			continue
+		}
+		if reason := b.Registration().Refuses(v.Header()); reason != "" {
+			// It stays in the log, which would have a gap without it, but no reader gets it.
+			b.refuse(from, indexed(m, p.Index), map[string]record.Reason{"kind": ReasonKind, "index": ReasonRange}[reason],
+				"the registry does not grant this record to the box; it is kept in the log and shown to nobody")
+		}
+		b.tree.Append(p.Leaf)
+		b.pending = append(b.pending, v)
+		b.bytes += len(p.Leaf)
+		if c := v.Checkpoint(); c.Size == b.tree.Size() {
+			if err = b.append(p.Checkpoint, c); err == nil {
+				fresh += len(b.pending)
+				b.pending, b.bytes = nil, 0
+			}
+		}
+	}
+	if fresh == 0 && err == nil {
+		return done, nil
+	}
+	if err == nil {
+		err = b.log.Sync()
+	}
+	if err != nil {
+		err = fmt.Errorf("cannot store records of box %s: %w", b.ID, err)
+		b.fail(err)
+		return 0, err
+	}
+	metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome="stored",from=%q}`, b.ID, sourceKind(from))).Add(fresh)
+	b.grownMu.Lock()
+	close(b.grown)
+	b.grown = make(chan struct{})
+	b.grownMu.Unlock()
+	return done, nil
+}
+
+func (b *Box) append(sc record.SignedCheckpoint, c record.Checkpoint) error {
+	// What a killed process had written of this checkpoint without getting to its end is in the log already.
+	skip := b.log.Next() - b.pending[0].Header().Index
+	for _, v := range b.pending[skip:] {
+		if err := b.log.Append(v.Leaf()); err != nil {
+			return err
+		}
+	}
+	return b.log.AppendCheckpoint(sc, c)
+}
+
+// fail ends what was begun since the last Sync. The disk may be full for a while; a failed sync is final.
+func (b *Box) fail(err error) {
+	if b.log.Rollback() != nil {
+		b.err = err
+	}
+	b.pending, b.bytes = nil, 0
+	b.tree = b.log.Tree()
+}
+
+// again handles a record at an index that is known: the same one is dropped, another one is evidence.
+func (b *Box) again(from string, m Message, v record.Verified) {
+	index := v.Header().Index
+	var mine record.Leaf
+	if n := uint64(len(b.pending)); n > 0 && index >= b.pending[0].Header().Index {
+		mine = b.pending[index-b.pending[0].Header().Index].Leaf()
+	} else if p, err := b.published(index); err == nil {
+		mine = p.Leaf
+	} else if !errors.Is(err, io.EOF) {
+		// It cannot be compared now; what is stored stays.
+		b.count("unread")
+		return
+	}
+	if mine != nil && !bytes.Equal(mine, v.Leaf()) {
+		b.fork(from, m, v, "the box has signed another record at this index")
+		return
+	}
+	b.count("known")
+}
+
+// published is a stored record. Ascending calls are cheap.
+func (b *Box) published(index uint64) (record.Published, error) {
+	for range 2 {
+		for len(b.oldGroup) > 0 && b.oldGroup[0].Index < index {
+			b.oldGroup = b.oldGroup[1:]
+		}
+		if len(b.oldGroup) > 0 && b.oldGroup[0].Index == index {
+			return b.oldGroup[0], nil
+		}
+		if b.old != nil && b.old.From() != index {
+			b.old.Close()
+			b.old = nil
+		}
+		if b.old == nil {
+			b.old = b.log.Reader(index)
+		}
+		var err error
+		if b.oldGroup, err = b.old.Next(); err != nil {
+			b.oldGroup = nil
+			if err != io.EOF {
+				b.old.Close()
+				b.old = nil
+			}
+			return record.Published{}, err
+		}
+	}
+	return record.Published{}, io.EOF
+}
+
+// Get is one stored record, verified anew.
+func (b *Box) Get(index uint64) (record.Verified, error) {
+	r := b.log.Reader(index)
+	defer r.Close()
+	group, err := r.Next()
+	if err != nil {
+		return record.Verified{}, err
+	}
+	return record.Verify(group[0], b.ID, b.Registration().Key())
+}
+
+// Reader reads what is stored and signed, beside the writer.
+func (b *Box) Reader(from uint64) *logfile.Reader { return b.log.Reader(from) }
+
+// Head looks at a checkpoint that another peer shows: it is verified, and compared with what is stored. It returns the
+// size that it signs.
+func (b *Box) Head(from string, sc record.SignedCheckpoint) (uint64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c, err := record.OpenCheckpoint(sc, b.ID, b.Registration().Key())
+	if err != nil {
+		return 0, err
+	}
+	if bytes.Equal(b.lastHead, sc) || c.Size == 0 || c.Size > b.log.Signed() {
+		return c.Size, nil
+	}
+	b.lastHead = bytes.Clone(sc)
+	mine, err := b.published(c.Size - 1)
+	if err != nil {
+		return c.Size, nil // not readable now; it is announced again
+	}
+	if my, err := mine.Checkpoint.Unverified(); err == nil && my.Size == c.Size && my.Root != c.Root {
+		b.evidence(from, c.Size, "the box has signed two different logs of the same size", mine.Checkpoint, sc)
+	}
+	return c.Size, nil
+}
+
+// Err is why the box takes nothing more; nil while it does.
+func (b *Box) Err() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+func (b *Box) close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.old != nil {
+		b.old.Close()
+	}
+	b.err = errors.New("the store is closed")
+	return b.log.Close()
+}
+
+func (b *Box) count(outcome string) {
+	metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome=%q}`, b.ID, outcome)).Inc()
+}
+
+// extends says whether the proof of the record at the end of the tree goes through the tree's own nodes, that is whether
+// the log that was signed begins with the log that the tree is of. The siblings to the left of its path are exactly the
+// roots of the complete subtrees before it (RFC 9162 §2.1.3).
+func extends(t *record.Tree, p record.Published, size uint64) bool {
+	roots, err := t.AppendBinary(nil)
+	if err != nil {
+		return false
+	}
+	roots = roots[8:] // from the largest subtree to the smallest
+	path := p.Path
+	for at, last := p.Index, size-1; last > 0; at, last = at>>1, last>>1 {
+		switch {
+		case at&1 == 1: // the sibling is to the left
+			if len(path) == 0 || len(roots) < 32 || !bytes.Equal(path[0][:], roots[len(roots)-32:]) {
+				return false
+			}
+			path, roots = path[1:], roots[:len(roots)-32]
+		case at < last: // to the right
+			if len(path) == 0 {
+				return false
+			}
+			path = path[1:]
+		} // else there is none: the node goes up alone
+	}
+	return len(roots) == 0 && len(path) == 0
+}
+
+func indexed(m Message, index uint64) Message {
+	m.Label = fmt.Sprintf("%012d", index)
+	return m
+}
+
+// sourceKind is the first word of a source, to keep metrics few.
+func sourceKind(from string) string {
+	word, _, _ := bytes.Cut([]byte(from), []byte(" "))
+	return string(word)
+}

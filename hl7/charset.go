@@ -223,7 +223,7 @@ func indexMultibyte(b []byte, c byte, skip func([]byte) int) int {
 }
 
 // shift names the character set that an ISO 2022 escape sequence (without the
-// ESC) switches to: HL7 v2.9 §2.7.2, §2.7.3.
+// ESC) switches to: HL7 v2.9 §2.7.2.
 type shift struct {
 	sequence string
 	two      bool // G0 set of two seven-bit bytes a character

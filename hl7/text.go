@@ -86,7 +86,7 @@ func (d Delimiters) appendSequence(dst, s []byte) ([]byte, bool) {
 	if len(s) == 0 {
 		return dst, false
 	}
-	if len(s) == 1 { // §2.7.1
+	if len(s) == 1 { // §2.7.1, §2.7.4
 		switch s[0] {
 		case 'F':
 			return append(dst, d.Field), true
@@ -109,17 +109,17 @@ func (d Delimiters) appendSequence(dst, s []byte) ([]byte, bool) {
 		return dst, false
 	}
 	switch s[0] {
-	case 'X': // §2.7.6
+	case 'X': // §2.7.5
 		return appendHex(dst, s[1:])
 	case 'C': // §2.7.2
 		if len(s) == 5 {
 			return appendHex(append(dst, 0x1b), s[1:])
 		}
-	case 'M': // §2.7.3
+	case 'M': // §2.7.2
 		if len(s) == 5 || len(s) == 7 {
 			return appendHex(append(dst, 0x1b), s[1:])
 		}
-	case '.': // §2.7.5
+	case '.': // §2.7.6
 		return appendFormatting(dst, s[1:])
 	}
 	return dst, false
@@ -190,7 +190,7 @@ func appendFormatting(dst, command []byte) ([]byte, bool) {
 	return dst, false
 }
 
-// AppendEscaped appends UTF-8 text as it must stand in a field (HL7 v2.9 §2.7.1):
+// AppendEscaped appends UTF-8 text as it must stand in a field (HL7 v2.9 §2.7.4):
 // delimiters as \F\ \S\ \T\ \R\ \E\ \P\, control characters as \X..\. Where no
 // escape character is in use, a blank takes their place.
 func (d Delimiters) AppendEscaped(dst []byte, text string) []byte {

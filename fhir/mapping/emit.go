@@ -26,6 +26,8 @@ func (c *Converter) settle() {
 	for i := range c.rows {
 		if c.rows[i].isWave && c.rows[i].value.String != "" {
 			c.readSamples(i)
+			r := &c.rows[i]
+			r.standard = r.standard && r.value.Sampled != nil // counts without a scale are no measurement
 		}
 	}
 	c.dropSentinels()

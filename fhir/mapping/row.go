@@ -545,6 +545,20 @@ func (c *Converter) judge(r *row) {
 		r.loinc = [2]*loincCode{}
 		return
 	}
+	if r.value.Numerator.Value != "" { // a ratio has no unit
+		if r.standard = id.term != nil && id.term.allows("number"); !r.standard {
+			c.event(EventUnitMisfit, r.segment, 5, "the code wants no ratio")
+		}
+		r.loinc = [2]*loincCode{}
+		return
+	}
+	if r.value.RangeLow.Value != "" {
+		if r.standard = id.term != nil && r.unit != nil && id.term.allows(r.unit.dimension); !r.standard {
+			c.event(EventUnitMisfit, r.segment, 6, "the unit of the range does not fit the code")
+		}
+		r.loinc = [2]*loincCode{}
+		return
+	}
 	if !r.numeric {
 		c.event(EventNotANumber, r.segment, 5, "text where the code wants a number: kept, not charted")
 		return

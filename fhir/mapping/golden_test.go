@@ -1,0 +1,225 @@
+package mapping_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/hl7"
+)
+
+var update = flag.Bool("update", false, "write the golden .json files anew")
+
+// Each testdata/<dialect>/<name>.hl7 stands beside a .want, written by hand from what the message must mean to a
+// clinician, and a .json with the whole Bundle.
+func TestFixtures(t *testing.T) {
+	files, err := filepath.Glob("testdata/*/*.hl7")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no fixtures", err)
+	}
+	covered := map[string]bool{}
+	for _, file := range files {
+		dialect := filepath.Base(filepath.Dir(file))
+		covered[dialect] = true
+		t.Run(strings.TrimSuffix(strings.TrimPrefix(file, "testdata/"), ".hl7"), func(t *testing.T) {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stem := strings.TrimSuffix(file, ".hl7")
+			want, err := os.ReadFile(stem + ".want")
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := hl7.Parse(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, _, why := mapping.Detect(m); d.Name != dialect {
+				t.Errorf("detected as %s (%s)", d.Name, why)
+			}
+			d, err := mapping.LookupDialect(dialect)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := context()
+			var lines []string
+			for _, line := range strings.Split(strings.TrimSpace(string(want)), "\n") {
+				switch line {
+				case "zone: none":
+					at.Zone = nil
+				case "units: mm[Hg]":
+					at.Units.Pressure = "mm[Hg]"
+				default:
+					lines = append(lines, line)
+				}
+			}
+			r, err := mapping.NewConverter(d).Convert(m, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustBeFHIR(t, file, r.Bundle)
+			got := summary(t, r)
+			if want := strings.Join(lines, "\n"); got != want {
+				t.Errorf("got\n%s\n\nwant\n%s", got, want)
+			}
+			var pretty bytes.Buffer
+			if err := json.Indent(&pretty, r.Bundle, "", " "); err != nil {
+				t.Fatal(err)
+			}
+			pretty.WriteByte('\n')
+			if *update {
+				if err := os.WriteFile(stem+".json", pretty.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			golden, err := os.ReadFile(stem + ".json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(golden, pretty.Bytes()) {
+				t.Errorf("%s.json differs; if the change is meant, run the test with -update and review the difference", stem)
+			}
+		})
+	}
+	for _, d := range mapping.Dialects() {
+		if !covered[d.Name] {
+			t.Errorf("dialect %s has no fixture", d.Name)
+		}
+	}
+}
+
+type any1 = map[string]any
+
+// summary says what a Bundle charts, in the words of the .want files.
+func summary(t *testing.T, r mapping.Result) string {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(r.Bundle))
+	d.UseNumber()
+	var b struct {
+		Entry []struct{ Resource any1 }
+	}
+	if err := d.Decode(&b); err != nil {
+		t.Fatal(err)
+	}
+	lines := []string{fmt.Sprintf("%s %d charted %d local %d absent", r.Kind, r.Charted, r.Local, r.Absent)}
+	for _, e := range b.Entry {
+		switch o := e.Resource; o["resourceType"] {
+		case "Patient":
+			gender := map[any]string{"male": "M", "female": "F", nil: "-"}[o["gender"]]
+			birth, _ := o["birthDate"].(string)
+			if birth == "" {
+				birth = "-"
+			}
+			line := "Patient " + gender + " " + birth
+			for _, id := range items(o["identifier"]) {
+				line += " " + id["value"].(string)
+			}
+			lines = append(lines, line)
+		case "Location":
+			lines = append(lines, "Location "+o["name"].(string))
+		case "Observation":
+			lines = append(lines, observation(o))
+		}
+	}
+	for _, e := range r.Events {
+		lines = append(lines, "! "+e.Code+" "+e.Where)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func items(v any) []any1 {
+	var l []any1
+	list, _ := v.([]any)
+	for _, x := range list {
+		l = append(l, x.(any1))
+	}
+	return l
+}
+
+func observation(o any1) string {
+	value := valueText(o)
+	if c := items(o["component"]); c != nil {
+		var parts []string
+		for _, p := range c {
+			parts = append(parts, codeText(p["code"].(any1))+" "+valueText(p))
+		}
+		value = strings.Join(parts, " + ")
+	}
+	when, _ := o["effectiveDateTime"].(string)
+	if p, ok := o["effectivePeriod"].(any1); ok {
+		when = p["start"].(string) + "/" + p["end"].(string)
+	}
+	line := codeText(o["code"].(any1)) + " | " + value + " | " + when
+	for _, x := range items(o["extension"]) {
+		if strings.HasSuffix(x["url"].(string), "/time-basis") && x["valueCode"] != "zone-configured" {
+			line += " " + x["valueCode"].(string)
+		}
+	}
+	if m, ok := o["meta"].(any1); ok {
+		for _, s := range items(m["security"]) {
+			line += " " + s["code"].(string)
+		}
+	}
+	return line
+}
+
+func codeText(c any1) string {
+	var codes []string
+	local := ""
+	for _, k := range items(c["coding"]) {
+		system, code := k["system"].(string), k["code"]
+		if name, ok := strings.CutPrefix(system, "urn:vitalgate:codes:"); ok {
+			local = fmt.Sprintf("local %s %v", name, code)
+			continue
+		}
+		codes = append(codes, code.(string))
+	}
+	if len(codes) == 0 {
+		return local
+	}
+	return strings.Join(codes, " ")
+}
+
+func quantityText(q any1) string {
+	s := ""
+	if c, ok := q["comparator"].(string); ok {
+		s = c
+	}
+	s += string(q["value"].(json.Number))
+	if code, ok := q["code"].(string); ok {
+		s += " " + code
+	} else if unit, ok := q["unit"].(string); ok {
+		s += " (" + unit + ")"
+	}
+	return s
+}
+
+func valueText(o any1) string {
+	if q, ok := o["valueQuantity"].(any1); ok {
+		return quantityText(q)
+	}
+	if s, ok := o["valueString"].(string); ok {
+		return `"` + s + `"`
+	}
+	if c, ok := o["valueCodeableConcept"].(any1); ok {
+		k := items(c["coding"])[0]
+		return fmt.Sprint(k["code"], " ", k["display"])
+	}
+	if r, ok := o["valueRatio"].(any1); ok {
+		return "ratio " + quantityText(r["numerator"].(any1)) + " : " + quantityText(r["denominator"].(any1))
+	}
+	if s, ok := o["valueSampledData"].(any1); ok {
+		return fmt.Sprintf("samples %s, %s ms, factor %s %s", s["data"], s["period"], s["factor"], s["origin"].(any1)["code"])
+	}
+	if d, ok := o["dataAbsentReason"].(any1); ok {
+		return "absent " + items(d["coding"])[0]["code"].(string)
+	}
+	return "?"
+}

@@ -1,6 +1,8 @@
 package spool
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
@@ -25,8 +27,9 @@ const cursorEvery = 200 * time.Millisecond
 
 type cursor struct {
 	Cursor
-	disk Cursor    // as it stands on disk
-	at   time.Time // when that was written
+	disk   Cursor    // as it stands on disk
+	at     time.Time // when that was written
+	writes uint64    // how often; the file's two slots are used in turn
 }
 
 // CheckLeafName says whether name can name a leaf node: 1 to 64 of A-Z, a-z, 0-9, ".", "_" and "-", beginning with a
@@ -99,38 +102,47 @@ func (s *Spool) flushCursors() error {
 	return nil
 }
 
-const cursorMagic = "vitalgate/cursor/v1"
+// A cursor's file has two slots of one line each, written in turn and in place: a torn write leaves the other slot, and a
+// full disk has room for it.
+const (
+	cursorMagic = "vitalgate/cursor/v1"
+	slotBytes   = 256
+)
 
-// writeCursor replaces the cursor's file: write aside, fsync, rename, fsync the folder. s.cursorMu is held.
-func (s *Spool) writeCursor(leaf string, c *cursor) error {
-	text := fmt.Sprintf("%s\nnext %d\noffset %d\nfrom %d\nrefill %d\nunsure %t\n", cursorMagic, c.Next, c.Offset, c.From, c.Refill, c.Unsure)
-	text += fmt.Sprintf("crc32c %08x\n", crc32.Checksum([]byte(text), castagnoli))
-	if err := replaceFile(filepath.Join(s.cursorDir(), leaf+cursorExt), []byte(text)); err != nil {
-		return fmt.Errorf("cannot keep the place in the stream of leaf node %s: %w; check the disk of the box", leaf, err)
+// writeCursor writes the next slot of the cursor's file. s.cursorMu is held.
+func (s *Spool) writeCursor(leaf string, c *cursor) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot keep the place in the stream of leaf node %s: %w; check the disk of the box", leaf, err)
+		}
+	}()
+	path := filepath.Join(s.cursorDir(), leaf+cursorExt)
+	_, err = os.Stat(path)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
 	}
+	defer f.Close()
+	if fresh { // both slots, so that none must be found room for later
+		if _, err := f.WriteAt(bytes.Repeat([]byte(" "), 2*slotBytes), 0); err != nil {
+			return err
+		}
+	}
+	if _, err := f.WriteAt(appendSlot(nil, c.Cursor, c.writes+1), int64((c.writes+1)%2*slotBytes)); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if fresh {
+		if err := syncDir(s.cursorDir()); err != nil {
+			return err
+		}
+	}
+	c.writes++
 	c.disk, c.at = c.Cursor, time.Now()
 	return nil
-}
-
-func replaceFile(path string, data []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 func syncDir(path string) error {
@@ -144,18 +156,32 @@ func syncDir(path string) error {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ParseCursor reads the file form of a cursor.
-func ParseCursor(text []byte) (c Cursor, err error) {
-	var magic string
-	var sum uint32
-	if _, err := fmt.Sscanf(string(text), "%s\nnext %d\noffset %d\nfrom %d\nrefill %d\nunsure %t\ncrc32c %x\n", &magic, &c.Next, &c.Offset, &c.From, &c.Refill, &c.Unsure, &sum); err != nil || magic != cursorMagic {
-		return Cursor{}, fmt.Errorf("cannot read cursor: it is not of the form %s", cursorMagic)
+// appendSlot appends the line of a slot, of slotBytes.
+func appendSlot(dst []byte, c Cursor, writes uint64) []byte {
+	start := len(dst)
+	dst = fmt.Appendf(dst, "%s write %d next %d offset %d from %d refill %d unsure %t", cursorMagic, writes, c.Next, c.Offset, c.From, c.Refill, c.Unsure)
+	dst = fmt.Appendf(dst, " crc32c %08x", crc32.Checksum(dst[start:], castagnoli))
+	for len(dst)-start < slotBytes-1 {
+		dst = append(dst, ' ')
 	}
-	body, _, _ := strings.Cut(string(text), "crc32c ")
-	if crc32.Checksum([]byte(body), castagnoli) != sum {
-		return Cursor{}, fmt.Errorf("cannot read cursor: its checksum is wrong")
+	return append(dst, '\n')
+}
+
+// parseCursor reads the file of a cursor: the newer of its slots that is whole. writes is how often it was written.
+func parseCursor(file []byte) (c Cursor, writes uint64, err error) {
+	err = fmt.Errorf("cannot read cursor: no slot of it is whole and of the form %s", cursorMagic)
+	for i := range 2 {
+		slot := file[min(i*slotBytes, len(file)):min((i+1)*slotBytes, len(file))]
+		var found Cursor
+		var n uint64
+		if _, bad := fmt.Sscanf(string(slot), cursorMagic+" write %d next %d offset %d from %d refill %d unsure %t crc32c", &n, &found.Next, &found.Offset, &found.From, &found.Refill, &found.Unsure); bad != nil {
+			continue
+		}
+		if n > writes && bytes.Equal(slot, appendSlot(nil, found, n)) {
+			c, writes, err = found, n, nil
+		}
 	}
-	return c, nil
+	return c, writes, err
 }
 
 const cursorExt = ".cursor"
@@ -174,11 +200,11 @@ func (s *Spool) loadCursors() error {
 	}
 	for _, name := range files {
 		path := filepath.Join(s.cursorDir(), name)
-		text, err := os.ReadFile(path)
+		file, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
-		c, err := ParseCursor(text)
+		c, writes, err := parseCursor(file)
 		if err == nil && c.Next > s.signed {
 			err = fmt.Errorf("cannot use cursor: it points to index %d, the log ends at %d", c.Next, s.signed)
 		}
@@ -189,7 +215,7 @@ func (s *Spool) loadCursors() error {
 			}
 			continue
 		}
-		s.cursors[strings.TrimSuffix(name, cursorExt)] = &cursor{Cursor: c, disk: c}
+		s.cursors[strings.TrimSuffix(name, cursorExt)] = &cursor{Cursor: c, disk: c, writes: writes}
 		s.acked = max(s.acked, c.Next)
 	}
 	return nil

@@ -404,6 +404,12 @@ func (s *Spool) WaitSigned(ctx context.Context, index uint64) error {
 // Reader reads published records from an index on, which must not be below First.
 func (s *Spool) Reader(from uint64) *logfile.Reader { return s.log.Reader(from) }
 
+// Latest calls each with the newest leaves on disk, at most n, in order.
+func (s *Spool) Latest(n uint64, each func(record.Leaf)) error {
+	next := s.Next()
+	return s.log.Leaves(next-min(n, next), func(l record.Leaf) error { each(l); return nil })
+}
+
 // Stats is the spool as it is now.
 type Stats struct {
 	First     uint64        `json:"first"`  // oldest index on disk

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -291,13 +292,7 @@ func TestQuotaNeverDropsUnsent(t *testing.T) {
 	if err := b.SetCursor("ward1", Cursor{Next: acked}); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for full() {
-		if time.Now().After(deadline) {
-			t.Fatal("the spool does not take records again after an acknowledgement")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "the spool takes records again", func() bool { return !full() })
 	for !full() {
 		if kept%10 == 0 {
 			b.sign(t)
@@ -323,8 +318,11 @@ func TestFullDiskIsSurvived(t *testing.T) {
 		t.Skip("cannot mount a small disk here: ", err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	b := open(t, filepath.Join(dir, "log"), Options{SegmentBytes: 16 << 10})
+	b := open(t, filepath.Join(dir, "log"), Options{SegmentBytes: 8 << 10})
 	b.run(t)
+	if err := b.SetCursor("ward1", Cursor{}); err != nil {
+		t.Fatal(err)
+	}
 	hog := filepath.Join(dir, "hog")
 	if err := os.WriteFile(hog, make([]byte, 100<<10), 0o600); err != nil {
 		t.Fatal(err)
@@ -358,7 +356,37 @@ func TestFullDiskIsSurvived(t *testing.T) {
 	}
 	b.keep(t, 20)
 	b.sign(t)
-	wantRun(t, b.read(t, 0), 0, kept+20)
+	kept += 20
+	wantRun(t, b.read(t, 0), 0, kept)
+
+	// Full again. Now a leaf node acknowledges: the ring makes the room.
+	for range 10000 {
+		if err = put(); err != nil {
+			break
+		}
+		kept++
+	}
+	if err == nil {
+		t.Fatal("the disk does not fill")
+	}
+	if err := b.SetCursor("ward1", Cursor{Next: 200}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a record is kept again", func() bool { return put() == nil })
+	if b.First() == 0 || b.First() > 200 {
+		t.Fatalf("the ring begins at %d", b.First())
+	}
+	b.sign(t)
+	wantRun(t, b.read(t, b.First()), b.First(), kept+1)
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 10 s", what)
+		}
+	}
 }
 
 // After Close, nothing is taken, and what waited is reported as not kept.
@@ -434,7 +462,7 @@ func TestCursorsSurvive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	os.WriteFile(path, []byte(strings.Replace(string(text), "next 10", "next 90", 1)), 0o600)
+	os.WriteFile(path, []byte(strings.Replace(string(text), "next 10", "next 11", 1)), 0o600)
 	c := &cursor{Cursor: Cursor{Next: 51}}
 	if err := b.writeCursor("ward3", c); err != nil {
 		t.Fatal(err)
@@ -453,10 +481,46 @@ func TestCursorsSurvive(t *testing.T) {
 	}
 }
 
+// A cursor's file that is torn in its newest write gives the one before.
+func TestTornCursorGivesTheOneBefore(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, Options{})
+	b.run(t)
+	b.keep(t, 50)
+	b.sign(t)
+	for _, next := range []uint64{10, 20, 30} {
+		if err := b.SetCursor("ward1", Cursor{Next: next, From: next}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Close()
+	path := filepath.Join(dir, "cursors", "ward1.cursor")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range slotBytes { // the third write stands in the second slot
+		torn := append(whole[:slotBytes:slotBytes], whole[slotBytes:slotBytes+cut]...)
+		torn = append(torn, make([]byte, slotBytes-cut)...)
+		if c, n, err := parseCursor(torn); err != nil || c.Next != 20 || n != 2 {
+			t.Fatalf("cut after %d bytes: %+v, %v", cut, c, err)
+		}
+	}
+	if c, _, err := parseCursor(whole); err != nil || c.Next != 30 {
+		t.Fatalf("whole: %+v, %v", c, err)
+	}
+}
+
 func FuzzCursor(f *testing.F) {
-	f.Add([]byte("vitalgate/cursor/v1\nnext 1\noffset 2\nfrom 3\nrefill 4\nunsure true\ncrc32c 00000000\n"))
-	f.Add([]byte("vitalgate/cursor/v1\nnext 1\n"))
-	f.Fuzz(func(t *testing.T, b []byte) { ParseCursor(b) })
+	one := appendSlot(nil, Cursor{Next: 1, Offset: ^uint64(0), From: 3, Refill: 4, Unsure: true}, 7)
+	f.Add(appendSlot(one, Cursor{Next: 2}, 8))
+	f.Add(one[:100])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, n, err := parseCursor(b)
+		if err == nil && !bytes.Contains(b, appendSlot(nil, c, n)) {
+			t.Fatalf("%+v was read from a file that does not say so", c)
+		}
+	})
 }
 
 // The box is killed with -9 many times while it keeps and signs. Everything that it had called durable is there afterwards.

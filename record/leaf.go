@@ -62,8 +62,13 @@ type Header struct {
 	Patient  string    // pseudonym, 32 hex digits; "" unknown
 	Observed time.Time // earliest time of what was observed, UTC, milliseconds; zero unknown
 	Arrived  time.Time // when the box had received it; for a control leaf, when it was made
+	Digest   Digest    // keyed digest of the message; zero where equal bytes do not mean the same message
 	Commit   [32]byte  // HMAC-SHA-256 of the content under a salt inside the body; zero in a control leaf
 }
+
+// Digest tells that two records carry the same message, sent twice. The key is the box's own and is forgotten within half an
+// hour (docs/adr/0005), so that nobody can test guesses of a message later.
+type Digest [16]byte
 
 const (
 	leafMagic  = "vitalgate/record/v1"
@@ -91,6 +96,12 @@ func (h Header) AppendText(dst []byte) []byte {
 	dst = appendTime(dst, h.Observed)
 	dst = append(dst, "\narrived "...)
 	dst = appendTime(dst, h.Arrived)
+	dst = append(dst, "\ndigest "...)
+	if h.Digest == (Digest{}) {
+		dst = append(dst, '-')
+	} else {
+		dst = hex.AppendEncode(dst, h.Digest[:])
+	}
 	dst = append(dst, "\ncommit "...)
 	if h.Commit == ([32]byte{}) {
 		dst = append(dst, '-')
@@ -120,8 +131,8 @@ func (h Header) check() error {
 		return errors.New("the kind is unknown to this version")
 	case !validPseudonym(h.Patient):
 		return errors.New("the patient is neither a pseudonym of 32 hex digits nor \"-\"")
-	case h.Kind.Control() && (h.Epoch != h.Index || h.Commit != [32]byte{}):
-		return errors.New("a control leaf names its own index as epoch and has no commitment")
+	case h.Kind.Control() && (h.Epoch != h.Index || h.Commit != [32]byte{} || h.Digest != Digest{}):
+		return errors.New("a control leaf names its own index as epoch and has no digest and no commitment")
 	case h.Kind == KindBoot && h.Patient != "":
 		return errors.New("a boot leaf has no patient")
 	case !h.Kind.Control() && (h.Epoch >= h.Index || h.Commit == [32]byte{}):
@@ -172,6 +183,9 @@ func parseLeaf(l Leaf) (h Header, body []byte, err error) {
 	}
 	h.Observed = lines.time("observed")
 	h.Arrived = lines.time("arrived")
+	if d := lines.value("digest"); d != "-" {
+		lines.hex("digest", d, h.Digest[:])
+	}
 	if c := lines.value("commit"); c != "-" {
 		lines.base64("commit", c, h.Commit[:])
 	}
@@ -207,6 +221,16 @@ func (r *lineReader) value(key string) string {
 		return ""
 	}
 	return v
+}
+
+func (r *lineReader) hex(key, v string, dst []byte) {
+	if hex.DecodedLen(len(v)) != len(dst) {
+		r.fail("%s is not %d hex digits", key, hex.EncodedLen(len(dst)))
+		return
+	}
+	if _, err := hex.Decode(dst, []byte(v)); err != nil {
+		r.fail("%s is not %d hex digits", key, hex.EncodedLen(len(dst)))
+	}
 }
 
 func (r *lineReader) uint(key string) uint64 {

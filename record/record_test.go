@@ -75,7 +75,7 @@ func publish(t testing.TB, key *ecdsa.PrivateKey, prev Tree, leaves []Leaf) []Ve
 
 func reading(patient string, n int) Reading {
 	at := time.Date(2026, 11, 21, 6, 9, 26, 123e6, time.UTC)
-	return Reading{Kind: KindVitals, Patient: patient, Observed: at, Arrived: at.Add(time.Second), Content: Content{
+	return Reading{Kind: KindVitals, Patient: patient, Observed: at, Arrived: at.Add(time.Second), Digest: Digest{1, 2, 3}, Content: Content{
 		Monitor: "icu-3-bed-12", Via: "tcp 10.0.0.7:51234", Notes: []string{"idle-ended"},
 		Bundle: bytes.Repeat([]byte(`{"resourceType":"Observation","valueQuantity":{"value":72.50,"unit":"/min"}}`), n),
 		Raw:    []byte("MSH|^~\\&|MONITOR\rPID|||" + patient + "\r"),
@@ -136,7 +136,7 @@ func TestReadingReachesReaderOnly(t *testing.T) {
 		if !sameContent(c, want.Content) {
 			t.Errorf("record %d came out changed", n)
 		}
-		if h := v.Header(); h.Kind != want.Kind || !h.Observed.Equal(want.Observed) || !h.Arrived.Equal(want.Arrived) {
+		if h := v.Header(); h.Kind != want.Kind || !h.Observed.Equal(want.Observed) || !h.Arrived.Equal(want.Arrived) || h.Digest != want.Digest {
 			t.Errorf("record %d: header %+v", n, h)
 		}
 		n++

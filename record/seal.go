@@ -35,6 +35,7 @@ type Reading struct {
 	Patient  string // association key of the patient, "" unknown. It never leaves the box in clear
 	Observed time.Time
 	Arrived  time.Time
+	Digest   Digest // for the header; zero for none
 	Content  Content
 }
 
@@ -150,7 +151,7 @@ func (s *Sealer) Seal(next uint64, r Reading) ([]Leaf, error) {
 		leaves = append(leaves, leaf)
 		next++
 	}
-	h := Header{Box: s.box, Index: next, Kind: r.Kind, Epoch: e.index, Patient: e.patient, Observed: r.Observed, Arrived: r.Arrived, Commit: commit}
+	h := Header{Box: s.box, Index: next, Kind: r.Kind, Epoch: e.index, Patient: e.patient, Observed: r.Observed, Arrived: r.Arrived, Digest: r.Digest, Commit: commit}
 	leaf := h.AppendText(make(Leaf, 0, maxHeader+len(plain)+e.key.Overhead()))
 	leaf = e.key.Seal(leaf, nonce(next), plain, leaf)
 	s.next = next + 1

@@ -310,7 +310,7 @@ func TestProofText(t *testing.T) {
 
 // A leaf has one form. Nothing that means the same in other bytes is taken.
 func TestLeafIsCanonical(t *testing.T) {
-	h := Header{Box: testBox, Index: 7, Kind: KindVitals, Epoch: 3, Patient: strings.Repeat("0a", 16), Commit: [32]byte{1},
+	h := Header{Box: testBox, Index: 7, Kind: KindVitals, Epoch: 3, Patient: strings.Repeat("0a", 16), Digest: Digest{0xab}, Commit: [32]byte{1},
 		Observed: reading("", 0).Observed, Arrived: reading("", 0).Arrived}
 	good := string(h.AppendText(nil)) + "body"
 	got, body, err := ParseLeaf(Leaf(good))
@@ -322,6 +322,7 @@ func TestLeafIsCanonical(t *testing.T) {
 		{"kind vitals", "kind lab"}, {"kind vitals", "kind boot"}, {"kind vitals", "kind epoch"}, {"patient 0a", "patient 0A"}, {"patient 0a", "patient 0"},
 		{"observed 2026-11-21T06:09:26.123Z", "observed 2026-11-21T06:09:26.1230Z"}, {"observed 2026-11-21T06:09:26.123Z", "observed 2026-11-21T06:09:26.123+00:00"},
 		{"observed 2026-11-21T06:09:26.123Z", "observed 0001-01-01T00:00:00.000Z"}, {"observed 2026-11-21T06:09:26.123Z", "observed 2026-02-30T06:09:26.123Z"},
+		{"digest ab", "digest AB"}, {"digest ab", "digest b"}, {"digest ab", "digest 00"}, {"digest ab", "digest xb"}, {"\ndigest ab" + strings.Repeat("00", 15), ""},
 		{"box f1/gw1", "box f1/GW1"}, {"box f1/gw1", "box f1"}, {"box f1/gw1", "box  f1/gw1"}, {"\ncommit", "\nnote x\ncommit"},
 		{"\n", "\r\n"}, {"commit " + base64.StdEncoding.EncodeToString(h.Commit[:]), "commit -"}, {"AA=\n\n", "AB=\n\n"}, {"\nkind vitals\nepoch 3", "\nepoch 3\nkind vitals"},
 	} {

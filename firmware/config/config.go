@@ -47,7 +47,7 @@ type TPM struct {
 
 // Network is the way to the hospital's peers.
 type Network struct {
-	Grant        string   `toml:"grant" default:"" example:"/etc/vitalgate/gw1.grant.json" doc:"grant file from the facility (vitalpeer box add); empty: readings are kept on the box and not published"`
+	Grant        string   `toml:"grant" default:"" example:"/etc/vitalgate/gw1.grant.json" doc:"grant file from the facility (vitalpeer box add); without one the box does not run, because nobody could read its records"`
 	BatchRecords int      `toml:"batch_records" default:"500" doc:"most records in one atomic batch, 1 to 1000"`
 	AckTimeout   Duration `toml:"ack_timeout" default:"3s" doc:"how long the leaf node may take to acknowledge a batch before it is sent again"`
 }

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/vitalgate/vitalgate/firmware/config"
+	"github.com/vitalgate/vitalgate/firmware/enrol"
+	"github.com/vitalgate/vitalgate/firmware/replay"
+	"github.com/vitalgate/vitalgate/firmware/status"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/enrolment"
+	"github.com/vitalgate/vitalgate/record/logfile"
+	"github.com/vitalgate/vitalgate/tpm"
+)
+
+// requestCmd writes what the facility needs to enrol this box.
+type requestCmd struct {
+	Config string `short:"c" default:"/etc/vitalgate/config.toml" help:"Configuration file."`
+	Out    string `short:"o" required:"" help:"File to write, such as gw1.request.json."`
+}
+
+func (c requestCmd) Run(ctx context.Context) (err error) {
+	cfg, err := config.Load(c.Config)
+	if err != nil {
+		return err
+	}
+	box, err := record.ParseBoxID(cfg.Box.ID)
+	if err != nil {
+		return err
+	}
+	dirs, err := openData(cfg.Box.Data)
+	if err != nil {
+		return err
+	}
+	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Log: newLog(0)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, chip.Close()) }()
+	r, err := enrol.Request(box, chip, dirs.root)
+	if err != nil {
+		return err
+	}
+	if err := enrolment.Write(c.Out, r); err != nil {
+		return err
+	}
+	fmt.Printf("%s: enrolment request of box %s, key held by: %s\nGive it to the facility (vitalpeer box add %s) and put the grant it answers where network.grant points to.\n", c.Out, box, chip.Label(), c.Out)
+	return nil
+}
+
+// replayCmd sends files as a monitor would.
+type replayCmd struct {
+	To      string        `required:"" placeholder:"tcp://host:port|serial:/dev/…" help:"Where to send; serial:/dev/ttyUSB0?baud=9600."`
+	Framing string        `default:"mllp" enum:"mllp,none,hllp" help:"Framing: ${enum}."`
+	Speed   float64       `default:"0" help:"Messages a second; 0 waits for each acknowledgement and sends the next at once."`
+	Timeout time.Duration `default:"5s" help:"How long to wait for an acknowledgement."`
+	NoAck   bool          `help:"The receiver does not acknowledge (Mindray PDS)."`
+	Paths   []string      `arg:"" name:"path" help:"Files, or folders of .hl7 files."`
+}
+
+func (c replayCmd) Run(ctx context.Context) error {
+	sum, err := replay.Run(ctx, replay.Options{To: c.To, Framing: c.Framing, Speed: c.Speed, Timeout: c.Timeout, NoAck: c.NoAck}, c.Paths, os.Stdout)
+	fmt.Fprintf(os.Stderr, "%d sent, %d accepted, %d refused, %d without an answer\n", sum.Sent, sum.Accepted, sum.Refused, sum.Unanswered)
+	return err
+}
+
+// verifyCmd checks exported records offline.
+type verifyCmd struct {
+	Box   string   `required:"" help:"The box that must have signed, facility/name."`
+	Key   string   `required:"" help:"PEM public key of the box's log (box.pem of an export)."`
+	Paths []string `arg:"" name:"path" help:"Folders of an export, or .leaf files with the .tlog-proof beside them."`
+}
+
+func (c verifyCmd) Run() error {
+	box, err := record.ParseBoxID(c.Box)
+	if err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(c.Key)
+	if err != nil {
+		return fmt.Errorf("cannot read the key: %w", err)
+	}
+	key, err := enrolment.ParseKey(string(pem))
+	if err != nil {
+		return fmt.Errorf("cannot use the key %s: %w", c.Key, err)
+	}
+	var leaves []string
+	for _, p := range c.Paths {
+		st, err := os.Stat(p)
+		if err != nil {
+			return fmt.Errorf("cannot read: %w", err)
+		}
+		if !st.IsDir() {
+			leaves = append(leaves, p)
+			continue
+		}
+		found, err := filepath.Glob(filepath.Join(p, "*.leaf"))
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return fmt.Errorf("there is no .leaf file in %s; name the folder of an export", p)
+		}
+		leaves = append(leaves, found...)
+	}
+	bad := 0
+	for _, path := range leaves {
+		leaf, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("cannot read: %w", err)
+		}
+		proof, err := os.ReadFile(strings.TrimSuffix(path, ".leaf") + ".tlog-proof")
+		if err != nil {
+			return fmt.Errorf("cannot read the proof of %s: %w", path, err)
+		}
+		var v record.Verified
+		p, err := record.ParseProof(leaf, proof)
+		if err == nil {
+			v, err = record.Verify(p, box, key)
+		}
+		if err != nil {
+			bad++
+			fmt.Printf("BAD %s: %v\n", path, err)
+			continue
+		}
+		fmt.Printf("ok  %s: record %d of %d, %s, the box says its key is held by: %s\n", path, v.Header().Index, v.Checkpoint().Size, v.Header().Kind, v.Checkpoint().Protection)
+	}
+	fmt.Fprintf(os.Stderr, "%d records, %d bad\n", len(leaves), bad)
+	if bad > 0 {
+		return errSaid
+	}
+	return nil
+}
+
+// fsckCmd checks the log on disk.
+type fsckCmd struct {
+	Dir string `arg:"" help:"Data folder of the box (box.data), or its log folder."`
+}
+
+func (c fsckCmd) Run() error {
+	dir := c.Dir
+	if _, err := os.Stat(filepath.Join(dir, "log")); err == nil {
+		dir = filepath.Join(dir, "log")
+	}
+	rep, err := logfile.Check(dir, logfile.CheckOptions{})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: %d segments, %d bytes, records %d to %d, %d signed by %d checkpoints\n", dir, rep.Segments, rep.Bytes, rep.First, rep.Next, rep.Signed, rep.Checkpoints)
+	if rep.Torn > 0 && !rep.Live {
+		fmt.Printf("%d bytes at the end were being written when the box stopped; the next start cuts them off, no acknowledged reading is among them\n", rep.Torn)
+	}
+	for _, p := range rep.Problems {
+		fmt.Println("DAMAGED", p)
+	}
+	if len(rep.Problems) > 0 {
+		return errSaid
+	}
+	return nil
+}
+
+// statusCmd asks a running box.
+type statusCmd struct {
+	Config  string `short:"c" default:"/etc/vitalgate/config.toml" help:"Configuration file, for the status address."`
+	Address string `help:"Status address, instead of the one in the configuration."`
+	JSON    bool   `help:"The whole report as JSON."`
+}
+
+func (c statusCmd) Run(ctx context.Context) error {
+	addr := c.Address
+	if addr == "" {
+		cfg, err := config.Load(c.Config)
+		if err != nil {
+			return err
+		}
+		if addr = cfg.Status.Listen; addr == "" {
+			return errors.New("cannot ask: the configuration has no status.listen")
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status", nil)
+	if err != nil {
+		return fmt.Errorf("cannot ask %s: %w", addr, err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("cannot reach the box at %s: %w; is vitalgate run running?", addr, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("cannot read the box's answer: %w", err)
+	}
+	var r status.Report
+	if err := json.Unmarshal(body, &r); err != nil {
+		return fmt.Errorf("cannot read the box's answer: %w", err)
+	}
+	if c.JSON {
+		os.Stdout.Write(body)
+	} else {
+		printStatus(os.Stdout, r)
+	}
+	if !r.Ready {
+		return errSaid
+	}
+	return nil
+}
+
+func printStatus(out io.Writer, r status.Report) {
+	fmt.Fprintf(out, "%s\n\nbox %s, %s, key: %s\n", r.Verdict, r.Box, r.Version, r.Protection)
+	for _, c := range r.Conditions {
+		fmt.Fprintf(out, "%s %s %s\n  %s\n  %s\n", strings.ToUpper(c.Severity.String()), c.Code, c.About, c.Sentence, c.Remedy)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "\nMONITOR\tSTATE\tDIALECT\tMESSAGES\tCHARTED\tLOCAL\tABSENT\tRAW\n")
+	for _, m := range r.Monitors {
+		fmt.Fprintf(w, "%s\t%s %s\t%s\t%d\t%d\t%d\t%d\t%d\n", m.Line.Monitor, m.Line.State, m.Line.Address, m.Dialect,
+			m.Counters.Messages, m.Counters.Charted, m.Counters.Local, m.Counters.Absent, m.Counters.Raw)
+	}
+	w.Flush()
+	fmt.Fprintf(out, "\nlog: %d records, %d signed, %d not yet at a leaf node\nnetwork: %s\n", r.Spool.Next, r.Spool.Signed, r.Spool.Depth, r.Network.State)
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/firmware/health"
+	"github.com/vitalgate/vitalgate/firmware/link"
+	"github.com/vitalgate/vitalgate/firmware/status"
+)
+
+// silence is how long a connected monitor may say nothing before a person should look.
+const silence = 5 * time.Minute
+
+// gravity of what the link reports. Readings are kept through all of it; what is critical is that somebody else is at work.
+var gravity = map[string]health.Severity{
+	link.Offline: health.Warning, link.Unauthorised: health.Warning, link.NetworkLostData: health.Warning,
+	link.ForeignWriter: health.Critical, link.UntrustedLeaf: health.Critical,
+}
+
+// judge turns what the parts say of themselves into conditions: those that are so are set, the others cleared.
+func judge(b *health.Board, r status.Report) {
+	for code := range gravity {
+		so := map[string]bool{}
+		for _, c := range r.Network.Conditions {
+			if c.Code == code {
+				so[c.Leaf] = true
+				b.Set(health.Condition{Code: code, About: c.Leaf, Severity: gravity[code], Sentence: c.Sentence, Remedy: c.Remedy})
+			}
+		}
+		clearOthers(b, code, so)
+	}
+	for _, m := range r.Monitors {
+		name := m.Line.Monitor
+		if m.Line.State == adapters.StateWaiting {
+			b.Set(health.Condition{Code: "monitor-away", About: name, Severity: health.Warning, Sentence: "No line to the monitor: " + m.Line.Detail,
+				Remedy: "Check that the monitor is on, its cable and its settings."})
+		} else {
+			b.Clear("monitor-away", name)
+		}
+		if m.Line.State == adapters.StateConnected && !m.Line.LastFrame.IsZero() && r.Now.Sub(m.Line.LastFrame) > silence {
+			b.Set(health.Condition{Code: "monitor-silent", About: name, Severity: health.Warning, Sentence: fmt.Sprintf("The monitor is connected but has sent nothing for more than %v.", silence),
+				Remedy: "Check the monitor's export settings (interval, destination)."})
+		} else {
+			b.Clear("monitor-silent", name)
+		}
+	}
+}
+
+func clearOthers(b *health.Board, code string, so map[string]bool) {
+	for _, c := range b.Conditions() {
+		if c.Code == code && !so[c.About] {
+			b.Clear(code, c.About)
+		}
+	}
+}
+
+// watch judges every second and logs what begins and what ends.
+func watch(ctx context.Context, b *health.Board, report func() status.Report, log *slog.Logger) error {
+	type key struct{ code, about string }
+	known := map[key]bool{}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		judge(b, report())
+		now := map[key]bool{}
+		for _, c := range b.Conditions() {
+			k := key{c.Code, c.About}
+			now[k] = true
+			if !known[k] {
+				log.Warn("condition", "code", c.Code, "about", c.About, "severity", c.Severity.String(), "sentence", c.Sentence, "remedy", c.Remedy)
+			}
+		}
+		for k := range known {
+			if !now[k] {
+				log.Info("condition is over", "code", k.code, "about", k.about)
+			}
+		}
+		known = now
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/hl7"
+)
+
+type convertCmd struct {
+	Dialect       string   `help:"Monitor dialect (see vitalgate dialects). Without it each message's own is detected and said on stderr."`
+	Zone          string   `help:"IANA time zone of times that carry none. Without it they are kept as of unknown zone."`
+	Bed           string   `help:"Bed of messages that name none."`
+	PatientSystem string   `help:"Identifier system of patient numbers without an assigning authority."`
+	Pretty        bool     `help:"Indent the JSON."`
+	Files         []string `arg:"" name:"file" help:"Files of HL7 v2 messages: bare, MLLP-wrapped or batches, any line ends; - is standard input."`
+}
+
+func (c convertCmd) Run(ctx context.Context) error {
+	var dialect *mapping.Dialect
+	if c.Dialect != "" {
+		d, err := mapping.LookupDialect(c.Dialect)
+		if err != nil {
+			return err
+		}
+		dialect = d
+	}
+	at := mapping.Context{Bed: c.Bed, PatientSystem: c.PatientSystem}
+	if c.Zone != "" {
+		zone, err := time.LoadLocation(c.Zone)
+		if err != nil {
+			return fmt.Errorf("cannot use zone %q: name an IANA time zone such as Europe/Berlin", c.Zone)
+		}
+		at.Zone = zone
+	}
+	out := bufio.NewWriterSize(os.Stdout, 1<<16)
+	b := batch{at: at, given: dialect, pretty: c.Pretty, out: out, converters: map[string]*mapping.Converter{}}
+	for _, name := range c.Files {
+		if err := b.file(ctx, name); err != nil {
+			return errors.Join(err, out.Flush())
+		}
+	}
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("cannot write the documents: %w", err)
+	}
+	if b.failed > 0 {
+		fmt.Fprintf(os.Stderr, "%d of %d messages could not be converted; each has an OperationOutcome on stdout\n", b.failed, b.messages)
+		return errSaid
+	}
+	return nil
+}
+
+// batch converts the messages of one call.
+type batch struct {
+	at         mapping.Context
+	given      *mapping.Dialect
+	pretty     bool
+	out        *bufio.Writer
+	converters map[string]*mapping.Converter // by dialect
+	said       string                        // the dialect last named on stderr
+	messages   int
+	failed     int
+	message    hl7.Message
+}
+
+// longestMessage bounds one message of a file, in bytes.
+const longestMessage = 16 << 20
+
+func (b *batch) file(ctx context.Context, name string) error {
+	in := io.Reader(os.Stdin)
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return fmt.Errorf("cannot read: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	sc := bufio.NewScanner(in)
+	sc.Buffer(nil, longestMessage)
+	sc.Split(hl7.SplitMessages)
+	n := 0
+	for sc.Scan() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n++
+		if err := b.one(name, n, sc.Bytes()); err != nil {
+			return err
+		}
+	}
+	if err := sc.Err(); err != nil {
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("message %d is longer than %d bytes", n+1, longestMessage)
+		}
+		return b.fail(name, n+1, &hl7.Error{Code: 207, What: err.Error(), Remedy: "check that this is a file of HL7 v2 messages"})
+	}
+	if n == 0 {
+		return b.fail(name, 1, &hl7.Error{Code: 101, Segment: "MSH", What: "there is no message in the file", Remedy: "check that this is a file of HL7 v2 messages"})
+	}
+	return nil
+}
+
+func (b *batch) one(name string, n int, raw []byte) error {
+	if err := b.message.Reset(raw, hl7.DefaultLimits); err != nil {
+		return b.fail(name, n, err)
+	}
+	d := b.given
+	if d == nil {
+		why := ""
+		if d, _, why = mapping.Detect(&b.message); d.Name != b.said {
+			fmt.Fprintf(os.Stderr, "%s: message %d: dialect %s (%s)\n", name, n, d.Name, why)
+			b.said = d.Name
+		}
+	}
+	c := b.converters[d.Name]
+	if c == nil {
+		c = mapping.NewConverter(d)
+		b.converters[d.Name] = c
+	}
+	res, err := c.Convert(&b.message, b.at)
+	if err != nil {
+		return b.fail(name, n, err)
+	}
+	for _, e := range res.Events {
+		fmt.Fprintf(os.Stderr, "%s: message %d: %s: %s: %s\n", name, n, e.Where, e.Code, e.What)
+	}
+	b.messages++
+	return b.write(res.Bundle)
+}
+
+// fail writes the OperationOutcome of a message that has no Bundle, and says the same on stderr.
+func (b *batch) fail(name string, n int, err error) error {
+	b.messages++
+	b.failed++
+	e := (*hl7.Error)(nil)
+	if !errors.As(err, &e) {
+		e = &hl7.Error{Code: 207, What: err.Error()}
+	}
+	fmt.Fprintf(os.Stderr, "%s: message %d: %v\n", name, n, e)
+	said := *e
+	said.What = fmt.Sprintf("%s: message %d: %s", cmp.Or(name, "-"), n, e.What)
+	return b.write(mapping.AppendOutcome(nil, &said))
+}
+
+func (b *batch) write(doc []byte) error {
+	if b.pretty {
+		var buf bytes.Buffer
+		if err := json.Indent(&buf, doc, "", "  "); err != nil {
+			return err
+		}
+		doc = buf.Bytes()
+	}
+	b.out.Write(doc)
+	return b.out.WriteByte('\n')
+}

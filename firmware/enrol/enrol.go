@@ -1,0 +1,142 @@
+// Package enrol is the box's side of enrolment: it writes the request from the keys in the TPM, and turns the
+// facility's grant into what the link needs to connect. The private keys of both the log and the TLS certificate stay in
+// the TPM; the NATS user key is a file, which alone opens nothing.
+package enrol
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/nats-io/nkeys"
+
+	"github.com/vitalgate/vitalgate/firmware/version"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/enrolment"
+)
+
+// Identity is what package tpm offers of the box's keys.
+type Identity interface {
+	Data() crypto.Signer
+	TLS() crypto.Signer
+	Label() string
+}
+
+const seedFile = "nats.nk"
+
+// Request makes the enrolment request of box from its keys. It makes the NATS user key in folder dir if there is none.
+func Request(box record.BoxID, id Identity, dir string) (*enrolment.Request, error) {
+	data, ok := id.Data().Public().(*ecdsa.PublicKey)
+	if !ok {
+		return nil, errors.New("cannot request enrolment: the data key is not an ECDSA key")
+	}
+	dataPEM, err := enrolment.FormatKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("cannot request enrolment: %w", err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: box.String()}, SignatureAlgorithm: x509.ECDSAWithSHA256,
+	}, id.TLS())
+	if err != nil {
+		return nil, fmt.Errorf("cannot request enrolment: the TLS key does not sign: %w", err)
+	}
+	user, err := userKey(dir)
+	if err != nil {
+		return nil, err
+	}
+	public, err := user.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("cannot request enrolment: %w", err)
+	}
+	return &enrolment.Request{
+		Version: enrolment.Version, Box: box.String(), DataKey: dataPEM,
+		TLSRequest: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})),
+		NKey:       public, Protection: id.Label(), Software: version.String(),
+	}, nil
+}
+
+// userKey reads the NATS user key of the box, or makes it.
+func userKey(dir string) (nkeys.KeyPair, error) {
+	path := filepath.Join(dir, seedFile)
+	seed, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		kp, err := nkeys.CreateUser()
+		if err != nil {
+			return nil, err
+		}
+		if seed, err = kp.Seed(); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(path, seed, 0o600); err != nil {
+			return nil, fmt.Errorf("cannot keep the NATS user key: %w; check that the data folder is writable", err)
+		}
+		return kp, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the NATS user key: %w", err)
+	}
+	kp, err := nkeys.FromSeed(bytes.TrimSpace(seed))
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the NATS user key %s: %w; remove it and enrol the box anew", path, err)
+	}
+	return kp, nil
+}
+
+// Network is what the link connects with.
+type Network struct {
+	Leaves  []enrolment.Leaf
+	TLS     *tls.Config
+	NKey    string                       // public
+	Sign    func([]byte) ([]byte, error) // answers the server's nonce
+	Readers enrolment.Readers
+}
+
+// Open reads the grant and checks that it is for this box and these keys.
+func Open(grantPath string, box record.BoxID, id Identity, dir string) (*Network, error) {
+	g, err := enrolment.ReadGrant(grantPath)
+	if err != nil {
+		return nil, err
+	}
+	if g.Box != box.String() {
+		return nil, fmt.Errorf("cannot use the grant %s: it is for box %s, this is %s", grantPath, g.Box, box)
+	}
+	ca, err := enrolment.ParseCertificate(g.CA)
+	if err != nil {
+		return nil, err
+	}
+	own, err := enrolment.ParseCertificate(g.TLSCertificate)
+	if err != nil {
+		return nil, err
+	}
+	if k, ok := id.TLS().Public().(*ecdsa.PublicKey); !ok || !k.Equal(own.PublicKey) {
+		return nil, fmt.Errorf("cannot use the grant %s: its certificate is for another TLS key than this TPM's; request enrolment again", grantPath)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(ca)
+	user, err := userKey(dir)
+	if err != nil {
+		return nil, err
+	}
+	public, err := user.PublicKey()
+	if err != nil {
+		return nil, err
+	}
+	return &Network{
+		Leaves: g.Leaves,
+		TLS: &tls.Config{
+			MinVersion: tls.VersionTLS13, RootCAs: pool,
+			Certificates: []tls.Certificate{{Certificate: [][]byte{own.Raw}, PrivateKey: id.TLS(), Leaf: own}},
+		},
+		NKey: public, Sign: user.Sign, Readers: g.Readers,
+	}, nil
+}

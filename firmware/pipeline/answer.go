@@ -1,0 +1,62 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/hl7"
+)
+
+// verdict is how a message fared.
+type verdict int
+
+const (
+	kept    verdict = iota // on disk, as a Bundle
+	odd                    // on disk, as raw bytes: the application could not use it
+	refused                // not on disk: the monitor must send it again
+)
+
+// Codes of HL7 table 0008, by verdict.
+var (
+	application = [3]hl7.AckCode{kept: hl7.AA, odd: hl7.AE, refused: hl7.AE}
+	accept      = [3]hl7.AckCode{kept: hl7.CA, odd: hl7.CA, refused: hl7.CE}
+)
+
+// answers are the acknowledgements to send, in order: those that the message asks for (HL7 v2.9 §2.9.2 original mode,
+// §2.9.3 enhanced mode by MSH-15 and MSH-16), or the one form that the dialect's monitors understand.
+func answers(m *hl7.Message, d *mapping.Dialect, v verdict, now time.Time, id string, errs ...*hl7.Error) [][]byte {
+	one := func(codes [3]hl7.AckCode) [][]byte {
+		return [][]byte{hl7.AppendAck(nil, m, codes[v], now, id, errs...)}
+	}
+	acceptWhen, applicationWhen := hl7.AckMode(m)
+	_, isAnswer := m.First("MSA")
+	switch {
+	case d.Ack == "none", isAnswer: // an acknowledgement is never acknowledged
+		return nil
+	case d.Ack == "accept":
+		return one(accept)
+	case d.Ack == "original", acceptWhen == "" && applicationWhen == "":
+		return one(application)
+	}
+	var all [][]byte
+	if wanted(acceptWhen, v != refused) {
+		all = append(all, one(accept)...)
+	}
+	if v != refused && wanted(applicationWhen, v == kept) {
+		all = append(all, hl7.AppendAck(nil, m, application[v], now, id+"A", errs...))
+	}
+	return all
+}
+
+// wanted applies a condition of HL7 table 0155.
+func wanted(when string, success bool) bool {
+	switch when {
+	case "AL":
+		return true
+	case "SU":
+		return success
+	case "ER":
+		return !success
+	}
+	return false
+}

@@ -1,0 +1,144 @@
+package pipeline
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/hl7"
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// reading is a converted frame on its way to the disk.
+type reading struct {
+	record.Reading
+	frame   *adapters.Frame
+	dialect *mapping.Dialect
+
+	identified bool // the message tells itself from others: the same bytes again are the same message sent again
+	verdict    verdict
+	answers    [][]byte // what to reply once the reading is on disk
+	counters   *Counters
+}
+
+// Counters tell how one monitor's messages fared since the start.
+type Counters struct {
+	Messages, Raw, Repeated, Refused atomic.Uint64 // messages; of them kept raw only, sent again, not kept
+	Charted, Local, Absent           atomic.Uint64 // observations under a standard code, under a local code, without a value
+	Events                           atomic.Uint64 // data-quality events
+}
+
+// Snapshot is Counters at one moment.
+type Snapshot struct {
+	Messages uint64 `json:"messages"`
+	Raw      uint64 `json:"raw"`
+	Repeated uint64 `json:"repeated"`
+	Refused  uint64 `json:"refused"`
+	Charted  uint64 `json:"charted"`
+	Local    uint64 `json:"local"`
+	Absent   uint64 `json:"absent"`
+	Events   uint64 `json:"events"`
+}
+
+func (c *Counters) snapshot() Snapshot {
+	return Snapshot{c.Messages.Load(), c.Raw.Load(), c.Repeated.Load(), c.Refused.Load(), c.Charted.Load(), c.Local.Load(), c.Absent.Load(), c.Events.Load()}
+}
+
+// convert turns one monitor's frames into readings, in order, until frames is closed. Every frame gives one.
+func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Frame, out chan<- *reading) error {
+	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect)}
+	for f := range frames {
+		n.Messages.Add(1)
+		r := c.convert(f, n)
+		r.counters = n
+		out <- r // the keeper outlives us, so this ends
+	}
+	return nil
+}
+
+type converter struct {
+	monitor   *Monitor
+	converter *mapping.Converter
+	message   hl7.Message
+	sequence  uint64
+}
+
+// convert never fails: a frame that cannot be read or mapped becomes a raw reading with the reason.
+func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
+	r := &reading{frame: f, dialect: c.monitor.Dialect}
+	r.Kind, r.Arrived = record.KindRaw, f.Arrived
+	r.Content = record.Content{Monitor: f.Monitor, Via: f.Via, Notes: f.Notes, Raw: f.Data}
+	raw := func(err error) *reading {
+		n.Raw.Add(1)
+		r.verdict, r.Content.Reason = odd, err.Error()
+		return r
+	}
+	if err := c.message.Reset(f.Data, hl7.DefaultLimits); err != nil {
+		if r.dialect.Ack != "none" {
+			r.answers = [][]byte{hl7.AppendNak(nil, hl7.AR, f.Arrived, c.id(f.Arrived), asHL7(err))}
+		}
+		return raw(err)
+	}
+	if adapters.Partial(f.Notes) {
+		err := &hl7.Error{Code: hl7.CodeSegmentSequence, What: "the message did not arrive whole (" + strings.Join(f.Notes, ", ") + ")", Remedy: "send it again; check the line"}
+		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), err)
+		return raw(err)
+	}
+	at := c.monitor.Context
+	at.Arrived = f.Arrived
+	res, err := c.mapped(at)
+	if err != nil {
+		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
+		return raw(err)
+	}
+	n.Charted.Add(uint64(res.Charted))
+	n.Local.Add(uint64(res.Local))
+	n.Absent.Add(uint64(res.Absent))
+	n.Events.Add(uint64(len(res.Events)))
+	r.Kind, r.Patient, r.Observed = record.Kind(res.Kind), res.Patient, res.Observed
+	r.Content.Bundle = bytes.Clone(res.Bundle)
+	r.identified = identified(&c.message)
+	r.answers = answers(&c.message, r.dialect, kept, f.Arrived, c.id(f.Arrived))
+	return r
+}
+
+// identified says whether the message carries a time of its own (MSH-7 or OBR-7). A Mindray 204, which has none, says
+// something new each time, even if it says the same.
+func identified(m *hl7.Message) bool {
+	if !m.Header().Field(7).Empty() {
+		return true
+	}
+	obr, ok := m.First("OBR")
+	return ok && !obr.Field(7).Empty()
+}
+
+// mapped converts the parsed message; a fault in the mapping costs this message its Bundle, not the box its life.
+func (c *converter) mapped(at mapping.Context) (res mapping.Result, err error) {
+	defer func() {
+		if e := recover(); e != nil {
+			err = &hl7.Error{Code: hl7.CodeInternal, What: fmt.Sprintf("the conversion failed (%T)", e), Remedy: "report this message's structure to the maintainers; its bytes are kept"}
+			c.converter = mapping.NewConverter(c.monitor.Dialect)
+		}
+	}()
+	return c.converter.Convert(&c.message, at)
+}
+
+// id makes a control id for an acknowledgement (MSH-10), unique per monitor.
+func (c *converter) id(t time.Time) string {
+	c.sequence++
+	return strconv.FormatInt(t.UnixMilli(), 36) + strconv.FormatUint(c.sequence, 36)
+}
+
+// asHL7 gives err the form that ERR needs.
+func asHL7(err error) *hl7.Error {
+	if e := (*hl7.Error)(nil); errors.As(err, &e) {
+		return e
+	}
+	return &hl7.Error{Code: hl7.CodeInternal, What: err.Error()}
+}

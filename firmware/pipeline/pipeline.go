@@ -1,0 +1,131 @@
+// Package pipeline is the line from a monitor's bytes to a signed log. Its left half runs per frame and ends at the
+// monitor's acknowledgement, which leaves only after the reading is on disk:
+//
+//	Frame ─parse, convert─▶ reading ─seal─▶ leaf ─spool, fsync─▶ reply
+//
+// Its right half is one loop that signs what is new. Publishing is package link's.
+package pipeline
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/firmware/health"
+	"github.com/vitalgate/vitalgate/firmware/spool"
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// Monitor is one configured monitor.
+type Monitor struct {
+	Name    string
+	Adapter adapters.Adapter
+	Dialect *mapping.Dialect
+	Context mapping.Context // Arrived is set for each frame
+}
+
+// Signer is the box's identity as the pipeline needs it.
+type Signer interface {
+	Data() crypto.Signer    // the key of the log, ECDSA P-256
+	Clock() (uint64, error) // ms since the TPM's clock began
+}
+
+// Config is what a pipeline is made of.
+type Config struct {
+	Box        record.BoxID
+	Monitors   []Monitor
+	Sealer     *record.Sealer
+	Spool      *spool.Spool
+	Signer     Signer
+	Boot       record.Boot // the first leaf of this run
+	Health     *health.Board
+	Log        *slog.Logger
+	Dir        string        // where the keys for messages sent again are kept
+	RetryAfter time.Duration // wait after a failed adapter or a failed signature; 0 is one second
+}
+
+// Pipeline is the running line.
+type Pipeline struct {
+	Config
+	counters []*Counters
+}
+
+// New makes a pipeline; Run starts it.
+func New(c Config) *Pipeline {
+	if c.RetryAfter == 0 {
+		c.RetryAfter = time.Second
+	}
+	p := &Pipeline{Config: c}
+	for range c.Monitors {
+		p.counters = append(p.counters, &Counters{})
+	}
+	return p
+}
+
+// Run reads the monitors until ctx ends. Then it stops reading, keeps and answers what has been read, signs it, and
+// returns nil. Any other end is an error.
+func (p *Pipeline) Run(ctx context.Context) error {
+	known, err := openResent(p.Dir, p.Spool.Latest)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	readings := make(chan *reading, 64)
+	var left errgroup.Group
+	var adaptersDone errgroup.Group
+	for i := range p.Monitors {
+		frames := make(chan *adapters.Frame)
+		adaptersDone.Go(func() error {
+			defer close(frames)
+			return p.listen(ctx, &p.Monitors[i], frames)
+		})
+		left.Go(func() error { return p.convert(&p.Monitors[i], p.counters[i], frames, readings) })
+	}
+	// The keeper and the committer outlive the adapters, so that what was read is kept.
+	kctx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopKeeping()
+	var right errgroup.Group
+	right.Go(func() error { defer stop(); return p.Spool.Run(kctx) }) // a disk that fails ends the line
+	right.Go(func() error { defer stop(); return p.sign(kctx) })
+	kept := make(chan struct{})
+	go func() { defer close(kept); p.keep(known, readings) }()
+
+	err = errors.Join(adaptersDone.Wait(), left.Wait())
+	close(readings)
+	<-kept
+	stopKeeping()
+	return errors.Join(err, right.Wait())
+}
+
+// listen keeps one adapter running. An adapter that gives up is a condition, not the end of the other monitors.
+func (p *Pipeline) listen(ctx context.Context, m *Monitor, frames chan<- *adapters.Frame) error {
+	for {
+		err := m.Adapter.Run(ctx, frames)
+		if ctx.Err() != nil {
+			return nil
+		}
+		sentence := "the monitor's line ended"
+		if err != nil {
+			sentence = err.Error()
+		}
+		if p.Health.Set(health.Condition{Code: "monitor-line", About: m.Name, Severity: health.Critical, Sentence: sentence,
+			Remedy: "Check the address or device of this monitor in the configuration; it is tried again by itself."}) {
+			p.Log.Error("cannot read a monitor", "monitor", m.Name, "error", sentence)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(p.RetryAfter):
+		}
+	}
+}
+
+// Counters of monitor i of the configuration, as they stand.
+func (p *Pipeline) Counters(i int) Snapshot { return p.counters[i].snapshot() }

@@ -1,0 +1,390 @@
+package pipeline_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/firmware/health"
+	"github.com/vitalgate/vitalgate/firmware/pipeline"
+	"github.com/vitalgate/vitalgate/firmware/spool"
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// bedside is an adapter that a test speaks through.
+type bedside struct {
+	name string
+	in   chan *adapters.Frame
+	gone chan struct{}
+}
+
+func newBedside(name string) *bedside {
+	return &bedside{name: name, in: make(chan *adapters.Frame), gone: make(chan struct{})}
+}
+
+func (b *bedside) Run(ctx context.Context, out chan<- *adapters.Frame) error {
+	defer close(b.gone)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-b.in:
+			select {
+			case out <- f:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+func (b *bedside) Status() adapters.Status { return adapters.Status{Monitor: b.name} }
+
+// send gives the box one message and returns the channel of its answer.
+func (b *bedside) send(t testing.TB, message string, notes ...string) <-chan []byte {
+	t.Helper()
+	answer := make(chan []byte, 1)
+	f := adapters.NewFrame(b.name, "test", []byte(message), time.Now(), notes, func(acks ...[]byte) error {
+		answer <- bytes.Join(acks, []byte("\n"))
+		return nil
+	})
+	select {
+	case b.in <- f:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the box does not read")
+	}
+	return answer
+}
+
+func wait(t testing.TB, answer <-chan []byte) string {
+	t.Helper()
+	select {
+	case a := <-answer:
+		return string(a)
+	case <-time.After(10 * time.Second):
+		t.Fatal("no answer")
+		return ""
+	}
+}
+
+// chip is a key that can be out of order.
+type chip struct {
+	key    *ecdsa.PrivateKey
+	broken atomic.Bool
+}
+
+func (c *chip) Data() crypto.Signer { return c }
+func (c *chip) Clock() (uint64, error) {
+	if c.broken.Load() {
+		return 0, errors.New("no answer from the chip")
+	}
+	return 1, nil
+}
+func (c *chip) Public() crypto.PublicKey { return c.key.Public() }
+func (c *chip) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	if c.broken.Load() {
+		return nil, errors.New("no answer from the chip")
+	}
+	return c.key.Sign(r, digest, o)
+}
+
+// box is a running line with one monitor.
+type box struct {
+	*bedside
+	pipeline *pipeline.Pipeline
+	spool    *spool.Spool
+	health   *health.Board
+	chip     *chip
+	secret   record.ReaderSecret
+	log      *bytes.Buffer
+	stop     func()
+}
+
+var id = record.BoxID{Facility: "f1", Name: "gw1"}
+
+func start(t testing.TB, dir, dialect string, quota int64) *box {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := record.GenerateReaderKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := record.NewSealer(id, []record.ReaderKey{secret.Public()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp, err := spool.Open(dir, spool.Options{Quota: quota, SegmentBytes: 1 << 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := mapping.LookupDialect(dialect)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{bedside: newBedside("bed-1"), spool: sp, health: &health.Board{}, chip: &chip{key: key}, secret: secret, log: &bytes.Buffer{}}
+	b.pipeline = pipeline.New(pipeline.Config{
+		Box: id, Sealer: sealer, Spool: sp, Signer: b.chip, Health: b.health, Log: slog.New(slog.NewJSONHandler(&syncWriter{w: b.log}, nil)),
+		Boot: record.Boot{Protection: "software", Software: "test"}, Dir: dir, RetryAfter: 10 * time.Millisecond,
+		Monitors: []pipeline.Monitor{{Name: "bed-1", Adapter: b.bedside, Dialect: d, Context: mapping.Context{Box: "f1/gw1", Monitor: "bed-1", Zone: time.UTC}}},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.pipeline.Run(ctx) }()
+	b.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the line ended with %v", err)
+		}
+		if err := sp.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(b.stop)
+	return b
+}
+
+type syncWriter struct {
+	mu sync.Mutex
+	w  *bytes.Buffer
+}
+
+func (s *syncWriter) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(p)
+}
+
+// contents are the opened records of what is signed, control leaves left out.
+func (b *box) contents(t testing.TB) (all []record.Content, kinds []record.Kind) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := b.spool.WaitSigned(ctx, b.spool.Next()-1); err != nil {
+		t.Fatal(err)
+	}
+	opener := record.NewOpener(b.secret)
+	verifier := record.NewVerifier(id, &b.chip.key.PublicKey)
+	r := b.spool.Reader(0)
+	defer r.Close()
+	for {
+		batch, err := r.Next()
+		if err != nil {
+			return all, kinds
+		}
+		for _, p := range batch {
+			v, err := verifier.Verify(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := opener.Open(v)
+			if errors.Is(err, record.ErrNoContent) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, kinds = append(all, c), append(kinds, v.Header().Kind)
+		}
+	}
+}
+
+func heartRate(controlID string, second, value int) string {
+	return fmt.Sprintf("MSH|^~\\&|SIM||||202601010000%02d+0000||ORU^R01^ORU_R01|%s|P|2.6\rPID|||secret-4711^^^Hospital^PI||Mustermann^Erika^^^^^L\rOBR|1|||69952^MDC_DEV_MON_PT_PHYSIO_MULTI_PARAM^MDC|||202601010000%02d+0000\r"+
+		"OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|%d|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R\r", second, controlID, second, value)
+}
+
+func TestAReadingIsAnsweredKeptAndSigned(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	a := wait(t, b.send(t, heartRate("A1", 1, 72)))
+	if !strings.Contains(a, "MSA|AA|A1") {
+		t.Fatalf("answer %q", a)
+	}
+	all, kinds := b.contents(t)
+	if len(all) != 1 || kinds[0] != record.KindVitals || !bytes.Contains(all[0].Bundle, []byte(`"8867-4"`)) || !bytes.Contains(all[0].Raw, []byte("147842")) {
+		t.Fatalf("%d records, kinds %v", len(all), kinds)
+	}
+}
+
+func TestAFrameThatCannotBeReadIsKeptAndRefused(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	if a := wait(t, b.send(t, "this is not HL7")); !strings.Contains(a, "MSA|AR|") {
+		t.Errorf("answer %q", a)
+	}
+	if a := wait(t, b.send(t, heartRate("A1", 1, 72)[:120], adapters.NoteIncomplete)); !strings.Contains(a, "MSA|AE|A1") {
+		t.Errorf("answer to half a message %q", a)
+	}
+	all, kinds := b.contents(t)
+	if len(all) != 2 || kinds[0] != record.KindRaw || kinds[1] != record.KindRaw || string(all[0].Raw) != "this is not HL7" || all[0].Reason == "" || len(all[0].Bundle) > 0 {
+		t.Fatalf("kept: %v %+v", kinds, all)
+	}
+}
+
+func TestEnhancedModeAsksForWhatItWants(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	for i, c := range []struct{ modes, want, not string }{
+		{"AL|NE", "MSA|CA|", "MSA|AA|"},
+		{"NE|AL", "MSA|AA|", "MSA|CA|"},
+		{"AL|AL", "MSA|CA|", "MSA|CR|"},
+		{"NE|NE", "", "MSA|"},
+		{"ER|ER", "", "MSA|"},
+	} {
+		m := strings.Replace(heartRate(fmt.Sprint("E", i), i, 70), "|P|2.6\r", "|P|2.6|||"+c.modes+"\r", 1)
+		a := wait(t, b.send(t, m))
+		if !strings.Contains(a, c.want) || strings.Contains(a, c.not) {
+			t.Errorf("%s: answer %q", c.modes, a)
+		}
+		if c.modes == "AL|AL" && !strings.Contains(a, "MSA|AA|") {
+			t.Errorf("%s: no application acknowledgement in %q", c.modes, a)
+		}
+	}
+}
+
+func TestADialectThatWantsNoAnswerGetsNone(t *testing.T) {
+	b := start(t, t.TempDir(), "mindray-pds", 1<<24)
+	m := "MSH|^~\\&|||||||ORU^R01|204|P|2.3.1|\rOBX||NM|101^HR|2101|60||||||F\r"
+	for range 3 {
+		if a := wait(t, b.send(t, m)); a != "" {
+			t.Errorf("answer %q", a)
+		}
+	}
+	if all, _ := b.contents(t); len(all) != 3 {
+		t.Errorf("%d of 3 equal messages without a time are kept: each is a reading of its own", len(all))
+	}
+}
+
+func TestAMessageSentAgainIsAnsweredButKeptOnce(t *testing.T) {
+	dir := t.TempDir()
+	b := start(t, dir, "ihe-pcd01", 1<<24)
+	for range 3 {
+		if a := wait(t, b.send(t, heartRate("A1", 1, 72))); !strings.Contains(a, "MSA|AA|A1") {
+			t.Fatalf("answer %q", a)
+		}
+	}
+	if all, _ := b.contents(t); len(all) != 1 {
+		t.Errorf("kept %d times", len(all))
+	}
+	b.stop()
+	again := start(t, dir, "ihe-pcd01", 1<<24)
+	if a := wait(t, again.send(t, heartRate("A1", 1, 72))); !strings.Contains(a, "MSA|AA|A1") {
+		t.Fatalf("answer after a restart %q", a)
+	}
+	if n := again.pipeline.Counters(0); n.Repeated != 1 || n.Messages != 1 {
+		t.Errorf("after a restart the message counts as new: %+v", n)
+	}
+	if a := wait(t, again.send(t, heartRate("A2", 2, 72))); !strings.Contains(a, "MSA|AA|A2") {
+		t.Fatalf("answer %q", a)
+	}
+	if n := again.pipeline.Counters(0); n.Repeated != 1 {
+		t.Errorf("another message counts as sent again: %+v", n)
+	}
+}
+
+func TestADeadChipStopsNoReading(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	wait(t, b.send(t, heartRate("A1", 1, 72)))
+	b.contents(t)
+	b.chip.broken.Store(true)
+	for i := range 20 {
+		if a := wait(t, b.send(t, heartRate(fmt.Sprint("B", i), i+2, 72))); !strings.Contains(a, "MSA|AA|") {
+			t.Fatalf("answer %q", a)
+		}
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for b.health.Ready() && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if c := b.health.Conditions(); len(c) != 1 || c[0].Code != "tpm-failed" || c[0].Remedy == "" {
+		t.Errorf("conditions %+v", c)
+	}
+	b.chip.broken.Store(false)
+	if all, _ := b.contents(t); len(all) != 21 {
+		t.Errorf("%d of 21 readings are signed after the chip came back", len(all))
+	}
+	for !b.health.Ready() && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if !b.health.Ready() {
+		t.Errorf("the condition stays: %+v", b.health.Conditions())
+	}
+}
+
+func TestAFullSpoolSaysSo(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<18)
+	refused := false
+	for i := range 5000 {
+		a := wait(t, b.send(t, heartRate(fmt.Sprint("F", i), i%60, 40+i%100)))
+		if strings.Contains(a, "MSA|AE|") {
+			refused = true
+			break
+		}
+		if !strings.Contains(a, "MSA|AA|") {
+			t.Fatalf("answer %q", a)
+		}
+	}
+	if !refused || b.health.Ready() {
+		t.Fatalf("refused %v, conditions %+v", refused, b.health.Conditions())
+	}
+}
+
+func TestNoPatientDataInTheLog(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<18)
+	for i := range 3000 {
+		if a := wait(t, b.send(t, heartRate(fmt.Sprint("F", i), i%60, 40+i%100))); strings.Contains(a, "MSA|AE|") {
+			break
+		}
+	}
+	wait(t, b.send(t, heartRate("A1", 1, 72)[:100], adapters.NoteIncomplete))
+	b.chip.broken.Store(true)
+	b.stop()
+	said := b.log.String()
+	for _, c := range b.health.Conditions() {
+		said += c.Sentence + c.Remedy + c.About
+	}
+	for _, secret := range []string{"Mustermann", "Erika", "4711"} {
+		if strings.Contains(said, secret) {
+			t.Errorf("%q stands in the log or in a condition", secret)
+		}
+	}
+}
+
+// BenchmarkWholePath is one message from the frame to its durable acknowledgement, with 32 under way as 32 monitors have.
+func BenchmarkWholePath(b *testing.B) {
+	for _, depth := range []int{1, 32} {
+		b.Run(fmt.Sprint("underway-", depth), func(b *testing.B) {
+			x := start(b, b.TempDir(), "ihe-pcd01", 1<<34)
+			slots := make(chan struct{}, depth)
+			var open sync.WaitGroup
+			i := 0
+			for b.Loop() {
+				slots <- struct{}{}
+				open.Add(1)
+				i++
+				f := adapters.NewFrame("bed-1", "bench", []byte(heartRate(fmt.Sprint("W", i), i%60, 40+i%100)), time.Now(), nil, func(...[]byte) error {
+					<-slots
+					open.Done()
+					return nil
+				})
+				x.in <- f
+			}
+			open.Wait()
+			x.stop()
+		})
+	}
+}

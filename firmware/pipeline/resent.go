@@ -1,0 +1,134 @@
+package pipeline
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vitalgate/vitalgate/record"
+)
+
+// resent recognises messages that a monitor sends again because it missed the acknowledgement (docs/adr/0005). It holds
+// keyed digests of the latest messages, which stand in the leaves too, so that a box that was killed still knows them.
+type resent struct {
+	path string
+	keys [2]digestKey // the one in use, and the one before
+	seen map[record.Digest]struct{}
+	line []record.Digest // in order of arrival, for forgetting
+	now  func() time.Time
+}
+
+type digestKey struct {
+	secret [32]byte
+	from   time.Time
+}
+
+const (
+	digestKeyAge = 15 * time.Minute
+	maxSeen      = 1 << 16 // digests remembered
+)
+
+// openResent reads the keys in dir and the digests of the latest leaves. What cannot be read is made anew: the worst that
+// follows is that a message sent again is kept twice.
+func openResent(dir string, latest func(uint64, func(record.Leaf)) error) (*resent, error) {
+	r := &resent{path: filepath.Join(dir, "resent.keys"), seen: map[record.Digest]struct{}{}, now: time.Now}
+	text, err := os.ReadFile(r.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read the keys for messages sent again: %w", err)
+	}
+	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		at, secret, _ := strings.Cut(line, " ")
+		from, err := time.Parse(time.RFC3339, at)
+		b, herr := hex.DecodeString(secret)
+		if err != nil || herr != nil || len(b) != 32 || i >= len(r.keys) || r.now().Sub(from) > 2*digestKeyAge {
+			break
+		}
+		r.keys[i].from = from
+		copy(r.keys[i].secret[:], b)
+	}
+	if err := r.rotate(); err != nil {
+		return nil, err
+	}
+	return r, latest(maxSeen/2, func(l record.Leaf) {
+		if h, _, err := record.ParseLeaf(l); err == nil && h.Digest != (record.Digest{}) {
+			r.add(h.Digest)
+		}
+	})
+}
+
+// rotate takes a new key when the one in use is old; the one before the last is overwritten.
+func (r *resent) rotate() error {
+	now := r.now()
+	if age := now.Sub(r.keys[0].from); age >= 0 && age < digestKeyAge {
+		return nil
+	}
+	r.keys[1] = r.keys[0]
+	r.keys[0].from = now.UTC().Truncate(time.Second)
+	rand.Read(r.keys[0].secret[:])
+	var b strings.Builder
+	for _, k := range r.keys {
+		fmt.Fprintf(&b, "%s %x\n", k.from.Format(time.RFC3339), k.secret)
+	}
+	if err := writeFile(r.path, b.String()); err != nil {
+		return fmt.Errorf("cannot keep the keys for messages sent again: %w; check the data folder's disk", err)
+	}
+	return nil
+}
+
+// writeFile replaces the file at path and returns when it is on disk.
+func writeFile(path, text string) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// digest of a message under the key in use, and whether the message has been here before.
+func (r *resent) digest(monitor string, message []byte) (d record.Digest, known bool, err error) {
+	if err := r.rotate(); err != nil {
+		return d, false, err
+	}
+	for i := len(r.keys) - 1; i >= 0; i-- { // the key in use last: its digest is the one to keep
+		m := hmac.New(sha256.New, r.keys[i].secret[:])
+		m.Write([]byte(monitor))
+		m.Write([]byte{0})
+		m.Write(message)
+		copy(d[:], m.Sum(nil))
+		if _, ok := r.seen[d]; ok {
+			return d, true, nil
+		}
+	}
+	return d, false, nil
+}
+
+func (r *resent) add(d record.Digest) {
+	if len(r.line) >= maxSeen {
+		half := len(r.line) / 2
+		for _, old := range r.line[:half] {
+			delete(r.seen, old)
+		}
+		r.line = append(r.line[:0], r.line[half:]...)
+	}
+	r.seen[d] = struct{}{}
+	r.line = append(r.line, d)
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/adapters/mllp"
+	"github.com/vitalgate/vitalgate/adapters/serial"
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/firmware/config"
+	"github.com/vitalgate/vitalgate/firmware/enrol"
+	"github.com/vitalgate/vitalgate/firmware/health"
+	"github.com/vitalgate/vitalgate/firmware/link"
+	"github.com/vitalgate/vitalgate/firmware/pipeline"
+	"github.com/vitalgate/vitalgate/firmware/spool"
+	"github.com/vitalgate/vitalgate/firmware/status"
+	"github.com/vitalgate/vitalgate/firmware/version"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/enrolment"
+	"github.com/vitalgate/vitalgate/tpm"
+)
+
+type runCmd struct {
+	Config string `short:"c" default:"/etc/vitalgate/config.toml" help:"Configuration file."`
+	Debug  bool   `help:"Log more."`
+}
+
+func (c runCmd) Run(ctx context.Context) error {
+	level := slog.LevelInfo
+	if c.Debug {
+		level = slog.LevelDebug
+	}
+	return run(ctx, c.Config, newLog(level))
+}
+
+// run is the box from start to stop.
+func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
+	cfg, err := config.Load(configPath)
+	if err != nil {
+		return err
+	}
+	box, err := record.ParseBoxID(cfg.Box.ID)
+	if err != nil {
+		return err
+	}
+	dirs, err := openData(cfg.Box.Data)
+	if err != nil {
+		return err
+	}
+	board := &health.Board{}
+
+	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, chip.Close()) }()
+	if chip.Class() != tpm.Hardware {
+		board.Set(health.Condition{Code: "no-hardware-tpm", Severity: health.Warning, Sentence: "The signing key is held by: " + chip.Label() + ".",
+			Remedy: "For patients, use a box with a TPM 2.0 chip and set tpm.source to its device."})
+	}
+
+	sp, err := spool.Open(dirs.log, spool.Options{Quota: int64(cfg.Spool.Quota), SegmentBytes: int64(cfg.Spool.Segment), Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sp.Close()) }()
+
+	if cfg.Network.Grant == "" {
+		return errors.New("cannot run without a grant, because nobody could read the records: set network.grant to the file that the facility gave for this box (vitalgate request writes what it needs)")
+	}
+	network, err := enrol.Open(cfg.Network.Grant, box, chip, dirs.root)
+	if err != nil {
+		return err
+	}
+	sealer, err := newSealer(box, network.Readers)
+	if err != nil {
+		return err
+	}
+	up, err := newLink(cfg, box, network, sp, log)
+	if err != nil {
+		return err
+	}
+	monitors, err := openMonitors(cfg, box, log)
+	if err != nil {
+		return err
+	}
+	boot := chip.Boot()
+	last := sp.LastCheckpoint()
+	line := pipeline.New(pipeline.Config{
+		Box: box, Monitors: monitors, Sealer: sealer, Spool: sp, Signer: chip, Health: board, Log: log, Dir: dirs.root,
+		Boot: record.Boot{Resets: boot.Resets, Restarts: boot.Restarts, Counter: boot.Counter, Protection: string(chip.Class()),
+			Software: version.String(), LastSize: last.Size, LastRoot: last.Root},
+	})
+
+	started := time.Now()
+	report := func() status.Report {
+		r := status.Report{Box: box.String(), Version: version.String(), Protection: chip.Label(), Spool: sp.Stats(), Network: up.Status(), Started: started, Now: time.Now()}
+		for i, m := range monitors {
+			r.Monitors = append(r.Monitors, status.Monitor{Line: m.Adapter.Status(), Dialect: m.Dialect.Name, Counters: line.Counters(i)})
+		}
+		r.Conditions, r.Ready, r.Verdict = board.Conditions(), board.Ready(), board.Verdict()
+		return r
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	if cfg.Status.Listen != "" {
+		window, err := status.Listen(cfg.Status.Listen, report)
+		if err != nil {
+			return err
+		}
+		log.Info("status page", "address", "http://"+window.Addr()+"/")
+		g.Go(func() error { return window.Run(gctx) })
+	}
+	g.Go(func() error { return watch(gctx, board, report, log) })
+	log.Info("running", "box", box.String(), "version", version.String(), "key", chip.Label(), "next", sp.Next(), "monitors", len(monitors))
+	// The link outlives the line by a moment, so that what the line kept last is published before the box stops.
+	lctx, stopLink := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLink()
+	g.Go(func() error {
+		defer time.AfterFunc(lastWords, stopLink)
+		return line.Run(gctx)
+	})
+	g.Go(func() error { return up.Run(lctx) })
+	err = g.Wait()
+	log.Info("stopped", "next", sp.Next(), "signed", sp.Stats().Signed)
+	return err
+}
+
+// lastWords is how long the link may still publish after the line has stopped.
+const lastWords = 500 * time.Millisecond
+
+func newLink(cfg *config.Config, box record.BoxID, n *enrol.Network, sp *spool.Spool, log *slog.Logger) (*link.Link, error) {
+	leaves := make([]link.Leaf, len(n.Leaves))
+	for i, l := range n.Leaves {
+		leaves[i] = link.Leaf{Name: l.Name, URL: l.URL}
+	}
+	return link.New(link.Config{
+		Box: box, Leaves: leaves, TLS: n.TLS, NKey: n.NKey, Sign: n.Sign,
+		BatchRecords: cfg.Network.BatchRecords, AckTimeout: time.Duration(cfg.Network.AckTimeout),
+	}, sp, log)
+}
+
+func newSealer(box record.BoxID, readers enrolment.Readers) (*record.Sealer, error) {
+	network, err := readerKeys(readers.Network)
+	if err != nil {
+		return nil, err
+	}
+	patient, err := readerKeys(readers.Patient)
+	if err != nil {
+		return nil, err
+	}
+	return record.NewSealer(box, network, patient)
+}
+
+func readerKeys(texts []string) ([]record.ReaderKey, error) {
+	keys := make([]record.ReaderKey, len(texts))
+	for i, t := range texts {
+		k, err := record.ParseReaderKey(t)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use reader key %d of the grant: %w", i+1, err)
+		}
+		keys[i] = k
+	}
+	return keys, nil
+}
+
+func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pipeline.Monitor, error) {
+	all := make([]pipeline.Monitor, 0, len(cfg.Monitors))
+	for i := range cfg.Monitors {
+		m := &cfg.Monitors[i]
+		d, err := mapping.LookupDialect(m.Dialect)
+		if err != nil {
+			return nil, err
+		}
+		framing := adapters.Framing(m.Framing)
+		if framing == "" {
+			framing = adapters.Framing(d.Framing)
+		}
+		var a adapters.Adapter
+		if m.Kind == "serial" {
+			a, err = serial.New(serial.Config{Monitor: m.Name, Device: m.Device, Baud: m.Baud, DataBits: m.DataBits, Parity: m.Parity, StopBits: m.StopBits,
+				Flow: m.Flow, Framing: framing, MaxMessage: int(m.MaxMessage), IdleEnd: time.Duration(m.IdleEnd)}, log)
+		} else {
+			role := "server"
+			if m.Kind == "mllp-client" {
+				role = "client"
+			}
+			a, err = mllp.New(mllp.Config{Monitor: m.Name, Role: role, Address: m.Address, Framing: framing, MaxMessage: int(m.MaxMessage),
+				MaxConnections: m.MaxConnections, ReadIdle: time.Duration(m.ReadIdle)}, log)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot open monitor %s: %w", m.Name, err)
+		}
+		zone, err := m.Location()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pipeline.Monitor{Name: m.Name, Adapter: a, Dialect: d, Context: mapping.Context{
+			Box: box.String(), Monitor: m.Name, Zone: zone, Bed: m.Bed, PatientSystem: cfg.FHIR.PatientSystem, DeviceSystem: cfg.FHIR.DeviceSystem}})
+	}
+	return all, nil
+}
+
+// data is the box's folder: every file on disk is below one of these.
+type data struct {
+	root string // NATS user key
+	log  string // segments, cursors
+	tpm  string // key blobs, emulator state
+}
+
+func openData(root string) (data, error) {
+	d := data{root: root, log: root + "/log", tpm: root + "/tpm"}
+	for _, dir := range []string{d.root, d.log, d.tpm} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return d, fmt.Errorf("cannot make the data folder: %w; set box.data to a folder that this user may write", err)
+		}
+	}
+	st, err := os.Stat(root)
+	if err != nil {
+		return d, fmt.Errorf("cannot use the data folder: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return d, fmt.Errorf("cannot use the data folder %s: others may read it (mode %v); run: chmod 700 %s", root, st.Mode().Perm(), root)
+	}
+	return d, nil
+}

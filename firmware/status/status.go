@@ -1,0 +1,158 @@
+// Package status is the box's local, read-only window: /healthz, /readyz, /metrics and one page. It shows no patient
+// data, and nothing can be changed through it.
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/firmware/health"
+	"github.com/vitalgate/vitalgate/firmware/link"
+	"github.com/vitalgate/vitalgate/firmware/pipeline"
+	"github.com/vitalgate/vitalgate/firmware/spool"
+)
+
+// Report is everything the window shows, as JSON at /status.
+type Report struct {
+	Box        string             `json:"box"`
+	Version    string             `json:"version"`
+	Protection string             `json:"protection"`
+	Verdict    string             `json:"verdict"`
+	Ready      bool               `json:"ready"`
+	Conditions []health.Condition `json:"conditions"`
+	Monitors   []Monitor          `json:"monitors"`
+	Spool      spool.Stats        `json:"spool"`
+	Network    link.Status        `json:"network"`
+	Started    time.Time          `json:"started"`
+	Now        time.Time          `json:"now"`
+}
+
+// Monitor is one monitor's line and counters.
+type Monitor struct {
+	Line     adapters.Status   `json:"line"`
+	Dialect  string            `json:"dialect"`
+	Counters pipeline.Snapshot `json:"counters"`
+}
+
+// Server answers on one address.
+type Server struct {
+	server *http.Server
+	lis    net.Listener
+}
+
+// Listen opens addr; a port in use is an error here, before anything else starts.
+func Listen(addr string, report func() Report) (*Server, error) {
+	lis, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the status address %s: %w; another program may use it: set status.listen to a free one", addr, err)
+	}
+	s := &Server{lis: lis}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "alive") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		rep := report()
+		if !rep.Ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		fmt.Fprintln(w, rep.Verdict)
+		for _, c := range rep.Conditions {
+			fmt.Fprintf(w, "%s %s %s: %s %s\n", c.Severity, c.Code, c.About, c.Sentence, c.Remedy)
+		}
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(report())
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		writeMetrics(w, report())
+	})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+		w.Header().Set("Cache-Control", "no-store")
+		page.Execute(w, report())
+	})
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 1 << 14}
+	return s, nil
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() string { return s.lis.Addr().String() }
+
+// Run serves until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.server.Close() })
+	defer stop()
+	if err := s.server.Serve(s.lis); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve the status page: %w", err)
+	}
+	return nil
+}
+
+// writeMetrics prints the report in the Prometheus text format. Labels are monitor names of the configuration.
+func writeMetrics(w http.ResponseWriter, r Report) {
+	gauge := func(name string, v any) { fmt.Fprintf(w, "vitalgate_%s %v\n", name, v) }
+	ready := 0
+	if r.Ready {
+		ready = 1
+	}
+	gauge("ready", ready)
+	gauge(fmt.Sprintf("info{version=%q,box=%q,protection=%q}", r.Version, r.Box, r.Protection), 1)
+	gauge("log_next_index", r.Spool.Next)
+	gauge("log_signed_size", r.Spool.Signed)
+	gauge("spool_bytes", r.Spool.Bytes)
+	gauge("spool_quota_bytes", r.Spool.Quota)
+	gauge("spool_unsent_records", r.Spool.Depth)
+	gauge("network_acknowledged_index", r.Network.Acked)
+	for _, c := range r.Conditions {
+		gauge(fmt.Sprintf("condition{code=%q,about=%q,severity=%q}", c.Code, c.About, c.Severity), 1)
+	}
+	for _, m := range r.Monitors {
+		of := func(name string, v any) { gauge(fmt.Sprintf("monitor_%s{monitor=%q}", name, m.Line.Monitor), v) }
+		of("connections", m.Line.Connections)
+		of("frames_total", m.Line.Frames)
+		of("bytes_total", m.Line.Bytes)
+		of("replies_total", m.Line.Replies)
+		of("dropped_bytes_total", m.Line.Dropped)
+		c := m.Counters
+		of("messages_total", c.Messages)
+		of("raw_total", c.Raw)
+		of("repeated_total", c.Repeated)
+		of("refused_total", c.Refused)
+		of("charted_total", c.Charted)
+		of("local_total", c.Local)
+		of("absent_total", c.Absent)
+		of("events_total", c.Events)
+	}
+	metrics.WriteProcessMetrics(w)
+}
+
+var page = template.Must(template.New("status").Funcs(template.FuncMap{
+	"age": func(now, t time.Time) string {
+		if t.IsZero() {
+			return "never"
+		}
+		return now.Sub(t).Round(time.Second).String() + " ago"
+	},
+}).Parse(`<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="refresh" content="5"><title>{{.Box}}</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8886;vertical-align:top}
+.verdict{font-size:1.3rem;font-weight:600}.critical{border-left:.4rem solid #c22;padding-left:.6rem}.warning{border-left:.4rem solid #c80;padding-left:.6rem}</style>
+<h1>Box {{.Box}}</h1><p class="verdict">{{.Verdict}}</p>
+{{range .Conditions}}<div class="{{.Severity}}"><p><strong>{{if .About}}{{.About}}: {{end}}{{.Sentence}}</strong><br>{{.Remedy}}</p></div>{{end}}
+<h2>Monitors</h2><table><tr><th>Monitor<th>Line<th>Dialect<th>Last message<th>Messages<th>Charted<th>Local<th>Absent<th>Raw</tr>
+{{$now := .Now}}{{range .Monitors}}<tr><td>{{.Line.Monitor}}<td>{{.Line.State}} {{.Line.Address}}<br>{{.Line.Detail}}<td>{{.Dialect}}<td>{{age $now .Line.LastFrame}}<td>{{.Counters.Messages}}<td>{{.Counters.Charted}}<td>{{.Counters.Local}}<td>{{.Counters.Absent}}<td>{{.Counters.Raw}}</tr>{{end}}</table>
+<h2>Log</h2><table><tr><th>Records<td>{{.Spool.Next}}</tr><tr><th>Signed<td>{{.Spool.Signed}}</tr><tr><th>Not yet at a leaf node<td>{{.Spool.Depth}}</tr><tr><th>Key<td>{{.Protection}}</tr></table>
+<h2>Network</h2><p>{{.Network.State}}</p>
+<p>Version {{.Version}}, started {{age .Now .Started}}. No patient data on this page.</p></html>
+`))

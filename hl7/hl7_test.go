@@ -1,6 +1,7 @@
 package hl7
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -10,13 +11,13 @@ import (
 )
 
 // TestCorpus reads every message of a corpus folder: each is read or refused
-// with an *Error, and what was read is written again byte for byte.
+// with an *Error, what was read is written again byte for byte and can be answered.
 func TestCorpus(t *testing.T) {
 	dir := os.Getenv("VITALGATE_CORPUS")
 	if dir == "" {
 		t.Skip("VITALGATE_CORPUS does not point to a corpus of messages")
 	}
-	read, refused := 0, 0
+	files, read, refused := 0, 0, 0
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".hl7") {
 			return err
@@ -25,22 +26,32 @@ func TestCorpus(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		m, err := Parse(raw)
-		if err != nil {
-			if _, ok := errors.AsType[*Error](err); !ok {
-				t.Errorf("%s: the error is a %T", path, err)
+		files++
+		for _, token := range split(t, bytes.NewReader(raw)) {
+			m, err := Parse([]byte(token))
+			if err != nil {
+				if _, ok := errors.AsType[*Error](err); !ok {
+					t.Errorf("%s: the error is a %T", path, err)
+				}
+				refused++
+				continue
 			}
-			refused++
-			return nil
+			read++
+			checkMessage(t, m)
+			ack, err := Parse(AppendAck(nil, m, AA, when, "1"))
+			if err != nil || !bytes.Equal(ack.Segment(1).Field(2).Raw(), m.Header().Field(10).Raw()) {
+				t.Errorf("%s: cannot be answered: %v", path, err)
+			}
 		}
-		read++
-		checkMessage(t, m)
+		if m, err := Parse(raw); err == nil {
+			checkMessage(t, m)
+		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d read, %d refused with a reason", read, refused)
+	t.Logf("%d files, %d messages read, %d refused with a reason", files, read, refused)
 	if read == 0 {
 		t.Fatal("no message was read")
 	}

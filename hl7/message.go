@@ -397,7 +397,7 @@ func (x *indexer) control(p int) *Error {
 		x.m.note(FindingMixedTerminators, "", "segments end with CR here and with LF there")
 		return x.closeSegment(p)
 	case x.body[p+1] != '\r':
-		x.m.note(FindingLineFeedInField, "segment "+strconv.Itoa(len(x.m.segments)+1), "a field holds a line feed; kept as text")
+		x.m.noteSegment(FindingLineFeedInField, "a field holds a line feed; kept as text")
 	}
 	return nil
 }
@@ -437,7 +437,7 @@ func (x *indexer) closeSegment(end int) *Error {
 	s := segment{start: uint32(start), end: uint32(end), first: uint32(first), sequence: 1}
 	if named(b[blank:end], m.delims.Field) {
 		if blank > start {
-			m.note(FindingIndented, "segment "+strconv.Itoa(len(m.segments)+1), "blanks stand before the segment name")
+			m.noteSegment(FindingIndented, "blanks stand before the segment name")
 			s.start = uint32(blank)
 		}
 		s.name = packName(b[blank : blank+3])
@@ -457,7 +457,7 @@ func (x *indexer) closeSegment(end int) *Error {
 			m.note(FindingContinuation, "", "the message is a part of a longer one (ADD or DSC)")
 		}
 	} else {
-		m.note(FindingOddSegment, "segment "+strconv.Itoa(len(m.segments)+1), "a line does not begin with a segment name; kept, not read")
+		m.noteSegment(FindingOddSegment, "a line does not begin with a segment name; kept, not read")
 	}
 	if len(m.segments) >= x.lim.Segments {
 		return &Error{Code: CodeTooLong, What: "cannot take a message of more than " + strconv.Itoa(x.lim.Segments) + " segments", Remedy: "raise the segment limit if the monitor really sends that much"}
@@ -517,12 +517,25 @@ func (m *Message) readHeader() {
 
 // note records a finding, each code once.
 func (m *Message) note(code, where, what string) {
+	if !m.noted(code) {
+		m.findings = append(m.findings, Finding{code, where, what})
+	}
+}
+
+// noteSegment records a finding about the segment that is being read.
+func (m *Message) noteSegment(code, what string) {
+	if !m.noted(code) {
+		m.note(code, "segment "+strconv.Itoa(len(m.segments)+1), what)
+	}
+}
+
+func (m *Message) noted(code string) bool {
 	for i := range m.findings {
 		if m.findings[i].Code == code {
-			return
+			return true
 		}
 	}
-	m.findings = append(m.findings, Finding{code, where, what})
+	return false
 }
 
 // Raw is the message as it arrived, with anything around it.

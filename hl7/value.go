@@ -1,6 +1,9 @@
 package hl7
 
-import "bytes"
+import (
+	"bytes"
+	"iter"
+)
 
 // Segment is one segment of a Message. The zero Segment is empty.
 type Segment struct {
@@ -154,6 +157,18 @@ func (v Value) Subs() int { return v.count(levelSubcomponent) }
 // Sub gives subcomponent i, of the first component if v is more than that.
 func (v Value) Sub(i int) Value { return v.part(i, levelSubcomponent) }
 
+// Repetitions ranges over the repetitions with their numbers. In a loop it is
+// to be preferred to Rep, which searches from the start each time.
+func (v Value) Repetitions() iter.Seq2[int, Value] { return v.parts(levelRepetition) }
+
+// Components ranges over the components with their numbers, of the first
+// repetition if v is a field; as in waveforms, where there are thousands.
+func (v Value) Components() iter.Seq2[int, Value] { return v.parts(levelComponent) }
+
+// Subcomponents ranges over the subcomponents with their numbers, of the first
+// component if v is more than that.
+func (v Value) Subcomponents() iter.Seq2[int, Value] { return v.parts(levelSubcomponent) }
+
 // within narrows v to its first part until parts of that level come next.
 func (v Value) within(want level) Value {
 	for l := v.level + 1; l < want; l++ {
@@ -231,4 +246,27 @@ func (v Value) part(i int, want level) Value {
 		at++
 	}
 	return Value{v.m, at, v.find(at, c), want}
+}
+
+func (v Value) parts(want level) iter.Seq2[int, Value] {
+	return func(yield func(int, Value) bool) {
+		if v.m == nil || v.level >= want {
+			if !v.Empty() {
+				yield(1, v)
+			}
+			return
+		}
+		v := v.within(want)
+		if v.Empty() {
+			return
+		}
+		c := v.delimiter(want)
+		for n, at := 1, v.start; ; n++ {
+			end := v.find(at, c)
+			if !yield(n, Value{v.m, at, end, want}) || end == v.end {
+				return
+			}
+			at = end + 1
+		}
+	}
 }

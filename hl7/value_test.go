@@ -57,3 +57,37 @@ func TestDelimitersNotInUseSplitNothing(t *testing.T) {
 		t.Error("components are in use")
 	}
 }
+
+func TestRangesGiveWhatNumbersGive(t *testing.T) {
+	pid := parse(t, header+"\rPID|A1&a2&a3^B1~C1^^C3~||^|a^|&x~|\"\"|z\r").Segment(1)
+	for n := range pid.Fields() + 2 {
+		f := pid.Field(n)
+		values := []Value{f, f.Rep(1), f.Rep(2), f.Rep(2).Comp(3), f.Comp(1).Sub(2)}
+		for _, v := range values {
+			reps, comps, subs := 0, 0, 0
+			for i, p := range v.Repetitions() {
+				if reps++; i != reps || p != v.Rep(i) {
+					t.Errorf("PID-%d: repetition %d of %q is %q, want %q", n, i, v.Raw(), p.Raw(), v.Rep(i).Raw())
+				}
+			}
+			for i, p := range v.Components() {
+				if comps++; i != comps || p != v.Comp(i) {
+					t.Errorf("PID-%d: component %d of %q is %q, want %q", n, i, v.Raw(), p.Raw(), v.Comp(i).Raw())
+				}
+			}
+			for i, p := range v.Subcomponents() {
+				if subs++; i != subs || p != v.Sub(i) {
+					t.Errorf("PID-%d: subcomponent %d of %q is %q, want %q", n, i, v.Raw(), p.Raw(), v.Sub(i).Raw())
+				}
+			}
+			if reps != v.Reps() || comps != v.Comps() || subs != v.Subs() {
+				t.Errorf("PID-%d: %q has %d, %d, %d parts, want %d, %d, %d", n, v.Raw(), reps, comps, subs, v.Reps(), v.Comps(), v.Subs())
+			}
+		}
+	}
+	for i := range pid.Field(1).Components() {
+		if i == 1 {
+			break
+		}
+	}
+}

@@ -77,7 +77,7 @@ func (c *Converter) dropSentinels() {
 		if k, ok := c.byKey[c.sameness(r)]; ok {
 			if good := &c.rows[k]; !r.when.own || r.when.text == good.when.text {
 				r.gone = true
-				c.event(EventSentinelDropped, r.segment, 5, "a row without value stands beside a good one of the same measurement: the good one is kept")
+				c.finding(r, EventSentinelDropped, 5, "a row without value stands beside a good one of the same measurement: the good one is kept")
 			}
 		}
 	}
@@ -178,10 +178,19 @@ func (c *Converter) writeRow(i int32) {
 			ext = append(ext, fhir.Extension{URL: extensionTime, Code: b})
 		}
 	}
+	for _, f := range r.findings {
+		if f != "" {
+			ext = append(ext, fhir.Extension{URL: extensionFinding, Code: f})
+		}
+	}
 	o.Extension = ext
-	if r.standard && r.loinc[0] != nil {
-		o.Category = vitalSigns
-		o.Profile = r.loinc[0].profile
+	switch {
+	case r.standard && r.loinc[0] != nil:
+		o.Category, o.Profile = vitalSigns, r.loinc[0].profile
+	case r.as == alarm:
+		o.Category = fhir.Coding{System: systemKind, Code: "alarm", Display: "Alarm"}
+	case r.as == setting:
+		o.Category = fhir.Coding{System: systemKind, Code: "setting", Display: "Setting or entry"}
 	}
 	o.Code = c.code(r)
 	c.effective(o, r)

@@ -115,7 +115,11 @@ const (
 	extensionBase    = "https://vitalgate.github.io/fhir/StructureDefinition/"
 	extensionChannel = extensionBase + "channel"    // OBX-4 as sent
 	extensionTime    = extensionBase + "time-basis" // how the effective time was found, where the row does not state it
+	extensionFinding = extensionBase + "finding"    // code of an Event about the row
 )
+
+// systemKind is the code system of Observation.category for rows that are no measurements.
+const systemKind = "https://vitalgate.github.io/fhir/CodeSystem/observation-kind"
 
 // local code systems: urn:vitalgate:codes:<coding system of the message, or dialect>.
 const localSystem = "urn:vitalgate:codes:"

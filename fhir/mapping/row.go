@@ -33,7 +33,8 @@ type row struct {
 	flags    [4]flag
 	flagged  int
 	security [2]fhir.Coding
-	label    string // of the identifier, as sent
+	label    string    // of the identifier, as sent
+	findings [4]string // event codes, for who reads the Bundle
 
 	gone   bool  // written elsewhere, or superseded
 	panel  int32 // the panel that it is part of, -1 none
@@ -93,6 +94,20 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	c.rows = append(c.rows, r)
 }
 
+// finding records an event about the row, in the Result and in the Observation.
+func (c *Converter) finding(r *row, code string, field int, what string) {
+	for i, f := range r.findings {
+		if f == code {
+			break
+		}
+		if f == "" {
+			r.findings[i] = code
+			break
+		}
+	}
+	c.event(code, r.segment, field, what)
+}
+
 // identify finds out what OBX-3 names: by its first triplet, else by its alternate one.
 func (c *Converter) identify(r *row) {
 	v := r.segment.Field(3).Rep(1)
@@ -133,10 +148,10 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 	if local != nil {
 		if len(local.labels) > 0 && name != "" && !oneOf(name, local.labels...) {
 			if local.needsLabel {
-				c.event(EventLabelDiffers, r.segment, 3, "the code stands under a label that it is not known by: kept under its local code")
+				c.finding(r, EventLabelDiffers, 3, "the code stands under a label that it is not known by: kept under its local code")
 				return false
 			}
-			c.event(EventLabelDiffers, r.segment, 3, "the code stands under an unusual label: the code decides")
+			c.finding(r, EventLabelDiffers, 3, "the code stands under an unusual label: the code decides")
 		}
 		if local.needsLabel && name == "" {
 			return false
@@ -160,7 +175,7 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 		}
 		id.known, id.origin = id.term != nil, true
 		if number&0xffff < 0xf000 && !id.known && number>>16 == 2 {
-			c.event(EventCodeUnknown, r.segment, 3, "the number is not in the table")
+			c.finding(r, EventCodeUnknown, 3, "the number is not in the table")
 		}
 		return false
 	case "LN", "LOINC":
@@ -179,9 +194,9 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 			id.term = termByName[code]
 			id.known = id.term != nil
 			if id.term == nil {
-				c.event(EventCodeUnknown, r.segment, 3, "the name is not in the table")
+				c.finding(r, EventCodeUnknown, 3, "the name is not in the table")
 			} else if strings.HasPrefix(name, "MDC_") && termByName[name] != id.term {
-				c.event(EventCodeConflict, r.segment, 3, "two names disagree")
+				c.finding(r, EventCodeConflict, 3, "two names disagree")
 				return true
 			}
 			return false
@@ -197,11 +212,11 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 			id.term = byName
 		case byNumber == nil && byName == nil:
 			if !isObject(number, name) && !oneOf(name, facetNames...) { // neither are measurements
-				c.event(EventCodeUnknown, r.segment, 3, "neither number nor name is in the table")
+				c.finding(r, EventCodeUnknown, 3, "neither number nor name is in the table")
 			}
 		case isObject(number, name), oneOf(name, facetNames...):
 		default:
-			c.event(EventCodeConflict, r.segment, 3, "number and name are no known pair")
+			c.finding(r, EventCodeConflict, 3, "number and name are no known pair")
 			return true
 		}
 		id.known = id.term != nil
@@ -349,9 +364,9 @@ func (c *Converter) readUnit(r *row) {
 	case unitKnown:
 		r.unit = u
 	case unitConflict:
-		c.event(EventUnitConflict, r.segment, 6, "number and text of the unit disagree")
+		c.finding(r, EventUnitConflict, 6, "number and text of the unit disagree")
 	case unitForeign:
-		c.event(EventUnitUnknown, r.segment, 6, "the unit is not in the table")
+		c.finding(r, EventUnitUnknown, 6, "the unit is not in the table")
 	}
 }
 
@@ -422,7 +437,7 @@ func (c *Converter) readFlags(r *row) {
 				r.absent = "error"
 			} else {
 				r.demoted = true
-				c.event(EventInvalid, r.segment, 8, "the value is flagged as invalid: kept, not charted")
+				c.finding(r, EventInvalid, 8, "the value is flagged as invalid: kept, not charted")
 			}
 			continue
 		case "NAV", "NI", "OFF":
@@ -436,7 +451,7 @@ func (c *Converter) readFlags(r *row) {
 				r.absent = reason
 			} else {
 				r.demoted = true
-				c.event(EventInvalid, r.segment, 8, "the value is flagged as not available: kept, not charted")
+				c.finding(r, EventInvalid, 8, "the value is flagged as not available: kept, not charted")
 			}
 			continue
 		case "QUES", "CAL":
@@ -463,7 +478,7 @@ func (c *Converter) readFlags(r *row) {
 		r.label0(labelTest)
 		if !r.value.Empty() {
 			r.demoted = true
-			c.event(EventTest, r.segment, 8, "test or demonstration data: kept, marked as test, not charted")
+			c.finding(r, EventTest, 8, "test or demonstration data: kept, marked as test, not charted")
 		}
 	}
 }
@@ -514,10 +529,10 @@ func (c *Converter) readLimits(r *row) {
 func (c *Converter) judge(r *row) {
 	hasValue := !r.value.Empty()
 	if r.as == setting && c.results && hasValue {
-		c.event(EventSetting, r.segment, 3, "a setting, not a measurement")
+		c.finding(r, EventSetting, 3, "a setting, not a measurement")
 	}
 	if hasValue && (r.status == "cancelled" || r.status == "entered-in-error") {
-		c.event(EventStatus, r.segment, 11, "OBX-11 says that this is no result: the value is kept, not charted")
+		c.finding(r, EventStatus, 11, "OBX-11 says that this is no result: the value is kept, not charted")
 		r.demoted = true
 	}
 	id := &r.code
@@ -547,25 +562,25 @@ func (c *Converter) judge(r *row) {
 	}
 	if r.value.Numerator.Value != "" { // a ratio has no unit
 		if r.standard = id.term != nil && id.term.allows("number"); !r.standard {
-			c.event(EventUnitMisfit, r.segment, 5, "the code wants no ratio")
+			c.finding(r, EventUnitMisfit, 5, "the code wants no ratio")
 		}
 		r.loinc = [2]*loincCode{}
 		return
 	}
 	if r.value.RangeLow.Value != "" {
 		if r.standard = id.term != nil && r.unit != nil && id.term.allows(r.unit.dimension); !r.standard {
-			c.event(EventUnitMisfit, r.segment, 6, "the unit of the range does not fit the code")
+			c.finding(r, EventUnitMisfit, 6, "the unit of the range does not fit the code")
 		}
 		r.loinc = [2]*loincCode{}
 		return
 	}
 	if !r.numeric {
-		c.event(EventNotANumber, r.segment, 5, "text where the code wants a number: kept, not charted")
+		c.finding(r, EventNotANumber, 5, "text where the code wants a number: kept, not charted")
 		return
 	}
 	if r.unit == nil {
 		if r.unitText == "" && !c.implyUnit(r) {
-			c.event(EventUnitMissing, r.segment, 6, "no unit was sent and the code allows several: set the monitor's units in its configuration")
+			c.finding(r, EventUnitMissing, 6, "no unit was sent and the code allows several: set the monitor's units in its configuration")
 		}
 		if r.unit == nil {
 			return
@@ -573,13 +588,13 @@ func (c *Converter) judge(r *row) {
 	}
 	fits := id.term != nil && id.term.allows(r.unit.dimension) || id.term == nil && id.loinc.dimension == r.unit.dimension
 	if !fits {
-		c.event(EventUnitMisfit, r.segment, 6, "the unit does not fit the code")
+		c.finding(r, EventUnitMisfit, 6, "the unit does not fit the code")
 		return
 	}
 	x, err := strconv.ParseFloat(r.value.Quantity.Value, 64)
 	amount := x*r.unit.factor + r.unit.offset
 	if err != nil || id.term != nil && !id.term.limits.holds(amount) || r.loinc[0] != nil && r.loinc[0].dimension == r.unit.dimension && !r.loinc[0].limits.holds(amount) {
-		c.event(EventImplausible, r.segment, 5, "physically impossible value: kept, not charted")
+		c.finding(r, EventImplausible, 5, "physically impossible value: kept, not charted")
 		return
 	}
 	r.standard = true
@@ -592,7 +607,7 @@ func (c *Converter) judge(r *row) {
 		r.loinc[1] = nil
 		if id.term == nil {
 			r.standard = false
-			c.event(EventUnitMisfit, r.segment, 6, "the profile of the code does not allow this unit")
+			c.finding(r, EventUnitMisfit, 6, "the profile of the code does not allow this unit")
 		}
 	}
 }

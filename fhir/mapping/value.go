@@ -62,7 +62,7 @@ func (c *Converter) readText(r *row, v hl7.Value) {
 func (c *Converter) readNumber(r *row, v hl7.Value, declared bool) {
 	if v.Reps() > 1 || v.Comps() > 1 {
 		if declared {
-			c.event(EventParts, r.segment, 5, "a number with further parts: kept as text")
+			c.finding(r, EventParts, 5, "a number with further parts: kept as text")
 		}
 		c.readText(r, v)
 		return
@@ -80,7 +80,7 @@ func (c *Converter) readNumber(r *row, v hl7.Value, declared bool) {
 	if !ok {
 		c.readText(r, v)
 		if declared && r.absent == "" {
-			c.event(EventNotANumber, r.segment, 5, "text where the type is a number: kept as text")
+			c.finding(r, EventNotANumber, 5, "text where the type is a number: kept as text")
 		}
 		return
 	}
@@ -89,7 +89,7 @@ func (c *Converter) readNumber(r *row, v hl7.Value, declared bool) {
 		return
 	}
 	if bent {
-		c.event(EventNumberBent, r.segment, 5, "the number was brought into the form that JSON allows")
+		c.finding(r, EventNumberBent, 5, "the number was brought into the form that JSON allows")
 	}
 	r.numeric = true
 	r.value.Quantity = r.quantity(number, comparator)
@@ -151,7 +151,7 @@ func (c *Converter) readStructured(r *row, v hl7.Value) {
 	if r.value.Empty() {
 		c.readText(r, v)
 	} else if bent1 || bent2 {
-		c.event(EventNumberBent, r.segment, 5, "the number was brought into the form that JSON allows")
+		c.finding(r, EventNumberBent, 5, "the number was brought into the form that JSON allows")
 	}
 }
 
@@ -238,7 +238,7 @@ func (c *Converter) readSamples(i int) {
 	v := r.segment.Field(5)
 	rate := c.facet(i, facetRate)
 	if rate == nil || !rate.numeric || v.Reps() != 1 {
-		c.event(EventSampleRate, r.segment, 5, "samples without a sample rate are kept as text")
+		c.finding(r, EventSampleRate, 5, "samples without a sample rate are kept as text")
 		return
 	}
 	hz, err := strconv.ParseFloat(rate.value.Quantity.Value, 64)
@@ -273,7 +273,7 @@ func (c *Converter) readSamples(i int) {
 			c.arena = append(c.arena, sample...)
 		default:
 			c.arena = c.arena[:start]
-			c.event(EventSampleRate, r.segment, 5, "a sample is no decimal number: samples are kept as text")
+			c.finding(r, EventSampleRate, 5, "a sample is no decimal number: samples are kept as text")
 			return
 		}
 	}

@@ -233,9 +233,6 @@ func (m *Message) readDelimiters(start, end int) *Error {
 		if d.Field != '|' {
 			m.note(FindingDelimiters, "MSH-1", "the field separator is not the usual one")
 		}
-		if bytes.IndexByte(list, d.Field) >= 0 {
-			return bad("cannot tell the delimiters apart: two are the same character")
-		}
 		m.delims = d
 		return nil
 	case `^~\\&`, `^~\\&#`:
@@ -260,7 +257,7 @@ func (m *Message) readDelimiters(start, end int) *Error {
 		if !isDelimiter(c) {
 			return bad("cannot take a letter, digit, blank or control byte as delimiter")
 		}
-		if c == d.Field || bytes.IndexByte(list[:i], c) >= 0 {
+		if bytes.IndexByte(list[:i], c) >= 0 {
 			return bad("cannot tell the delimiters apart: two are the same character")
 		}
 		*places[i] = c

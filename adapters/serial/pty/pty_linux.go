@@ -66,6 +66,13 @@ func Open(link string) (_ *Pair, err error) {
 	return p, nil
 }
 
+// Discard drops what the box has not read, and lets another program open the device although the one before was killed: a real
+// line keeps neither.
+func (p *Pair) Discard() {
+	unix.IoctlSetInt(int(p.slave.Fd()), unix.TCFLSH, unix.TCIFLUSH)
+	unix.IoctlSetInt(int(p.slave.Fd()), unix.TIOCNXCL, 0)
+}
+
 // Close unplugs the line: the box's end hangs up. It removes the link.
 func (p *Pair) Close() error {
 	if p.link != "" {

@@ -168,35 +168,31 @@ func (l *Log) recover() error {
 func (l *Log) replay(sc *scanner) error {
 	seg := &l.segments[len(l.segments)-1]
 	for {
+		at := sc.at
 		kind, payload, err := sc.next()
-		if err == io.EOF {
-			return nil
-		}
-		if err == nil && kind == typeCheckpoint {
-			c, bad := record.SignedCheckpoint(payload).Unverified()
-			if bad != nil || c.Size > l.now.tree.Size() || c.Size <= l.now.last.Size {
-				err = sc.damaged(sc.at, "the checkpoint does not fit the log")
-			}
-			l.now.note, l.now.last = payload, c
-		}
 		var d *damage
-		if errors.As(err, &d) {
-			safe, fault := sc.vouched(d.offset)
-			if fault != nil {
+		switch {
+		case err == io.EOF:
+			return nil
+		case errors.As(err, &d):
+			if safe, fault := sc.vouched(at); fault != nil {
 				return fault
-			}
-			if safe {
+			} else if safe {
 				return err
 			}
-			l.torn = seg.size - d.offset
-			seg.size = d.offset
+			l.torn = seg.size - at
+			seg.size = at
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
-		}
-		if kind == typeLeaf {
+		case kind == typeLeaf:
 			l.now.add(payload)
+		case kind == typeCheckpoint:
+			c, err := record.SignedCheckpoint(payload).Unverified()
+			if err != nil || c.Size > l.now.tree.Size() || c.Size <= l.now.last.Size {
+				return sc.damaged(at, "the checkpoint does not fit the log")
+			}
+			l.now.note, l.now.last = payload, c
 		}
 	}
 }

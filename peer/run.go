@@ -59,6 +59,9 @@ type peer struct {
 	lastLink time.Time
 }
 
+// lockPatience is how long run waits for another process to leave the data folder.
+const lockPatience = 5 * time.Second
+
 // run runs the peer until ctx ends. started, if not nil, is called when it takes connections.
 func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*peer)) error {
 	conf, err := d.Load()
@@ -66,8 +69,12 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 		return err
 	}
 	unlock, err := lock(d)
+	for patience := time.Now().Add(lockPatience); errors.Is(err, errRunning) && time.Now().Before(patience) && ctx.Err() == nil; {
+		time.Sleep(50 * time.Millisecond) // a command that reads the files of a stopped peer ends soon
+		unlock, err = lock(d)
+	}
 	if errors.Is(err, errRunning) {
-		return fmt.Errorf("cannot run on %s: another vitalpeer does; stop it first", d)
+		return fmt.Errorf("cannot run on %s: another vitalpeer works on it; stop it first", d)
 	}
 	if err != nil {
 		return err

@@ -166,9 +166,9 @@ func numberOf(bundle []byte) int {
 // TestNothingLostNothingDoubled is the promise: what a monitor got AA for is at the hub, verified, exactly once, while the
 // box, the ward peer and the hub are killed with -9 and both cables are pulled.
 func TestNothingLostNothingDoubled(t *testing.T) {
-	total, senders, patience := 10000, 4, 4*time.Minute
+	total, senders, atLeast, patience := 10000, 4, 3, 4*time.Minute
 	if testing.Short() {
-		total = 1500
+		total, atLeast = 1500, 1
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience+2*time.Minute)
 	defer cancel()
@@ -186,7 +186,7 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 	all := make([]*sender, senders)
 	var sending sync.WaitGroup
 	for i := range all {
-		all[i] = &sender{addr: addr[i%2], bed: fmt.Sprintf("bed-%d", i%2+1), from: i * total / senders, to: (i + 1) * total / senders, acked: acked, pause: 5 * time.Millisecond, unanswered: 3 * time.Second}
+		all[i] = &sender{addr: addr[i%2], bed: fmt.Sprintf("bed-%d", i%2+1), from: i * total / senders, to: (i + 1) * total / senders, acked: acked, pause: 14 * time.Millisecond, unanswered: 3 * time.Second}
 		sending.Go(func() {
 			if err := all[i].run(ctx); err != nil {
 				t.Errorf("sender %d: %v", i, err)
@@ -241,7 +241,7 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 		t.Fatalf("lost %d, doubled %d, quarantined %d (%v, %v)", lost, doubled, quarantined, err, qerr)
 	}
 	for what, n := range faults {
-		if n < 2 {
+		if n < atLeast {
 			t.Errorf("%s happened only %d times: this run proves too little", what, n)
 		}
 	}

@@ -374,9 +374,9 @@ func (b *bedside) leaf(index uint64) record.Leaf {
 	return leaf
 }
 
-// config is that of a box with a short patience, for tests.
+// config is that of a box that returns soon to a better leaf node.
 func (b *bedside) config(leaves ...Leaf) Config {
-	return Config{Box: box, Leaves: leaves, NKey: b.nkey.public, Sign: b.nkey.Sign, AckTimeout: 400 * time.Millisecond, Overlap: -1, Return: 100 * time.Millisecond}
+	return Config{Box: box, Leaves: leaves, NKey: b.nkey.public, Sign: b.nkey.Sign, AckTimeout: 10 * time.Second, Overlap: -1, Return: 100 * time.Millisecond}
 }
 
 // publish starts a link; stop ends it.
@@ -462,6 +462,9 @@ type wire struct {
 	down     bool // refuses connections
 	eatUp    bool // swallows what the box sends
 	eatDown  bool // swallows what the leaf node sends
+	hold     bool // keeps what the box sends, for release, even when the box has given up the connection
+	held     []byte
+	heldFor  net.Conn
 	accepted int
 }
 
@@ -515,16 +518,22 @@ func (w *wire) carry(to, from net.Conn, eat *bool) {
 	defer func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		to.Close()
-		from.Close()
-		delete(w.conns, to)
-		delete(w.conns, from)
+		for _, c := range []net.Conn{to, from} {
+			if c != w.heldFor {
+				c.Close()
+				delete(w.conns, c)
+			}
+		}
 	}()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		w.mu.Lock()
 		swallow := *eat
+		if w.hold && eat == &w.eatUp && n > 0 {
+			w.held, w.heldFor = append(w.held, buf[:n]...), to
+			swallow = true
+		}
 		w.mu.Unlock()
 		if n > 0 && !swallow {
 			if _, err := to.Write(buf[:n]); err != nil {
@@ -537,18 +546,33 @@ func (w *wire) carry(to, from net.Conn, eat *bool) {
 	}
 }
 
+// release delivers what was held.
+func (w *wire) release() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.held) == 0 {
+		w.t.Fatal("nothing was held")
+	}
+	if _, err := w.heldFor.Write(w.held); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *wire) set(change func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	change()
 }
 
-// cut breaks all connections.
+// cut breaks all connections, but for the far half of one that holds something back.
 func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.conns {
-		c.Close()
+		if c != w.heldFor {
+			c.Close()
+		}
 	}
 }
 

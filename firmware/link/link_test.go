@@ -124,7 +124,9 @@ func TestCutLineLosesAndDoublesNothing(t *testing.T) {
 	b := newBedside(t, spool.Options{})
 	ward := newLeafServer(t, b.nkey, "", nil)
 	line := newWire(t, ward.address)
-	l, _ := b.publish(b.config(Leaf{"ward1", line.url(ward)}))
+	cfg := b.config(Leaf{"ward1", line.url(ward)})
+	cfg.AckTimeout = 400 * time.Millisecond
+	l, _ := b.publish(cfg)
 	b.keep(1)
 	b.drained()
 	for round := range 12 {
@@ -158,7 +160,9 @@ func TestHalfOpenLineIsNoticed(t *testing.T) {
 	b := newBedside(t, spool.Options{})
 	ward := newLeafServer(t, b.nkey, "", nil)
 	line := newWire(t, ward.address)
-	b.publish(b.config(Leaf{"ward1", line.url(ward)}))
+	cfg := b.config(Leaf{"ward1", line.url(ward)})
+	cfg.AckTimeout = 400 * time.Millisecond
+	b.publish(cfg)
 	b.keep(100)
 	b.drained()
 	line.set(func() { line.eatUp, line.eatDown = true, true })
@@ -357,6 +361,45 @@ func TestFailOverAndReturn(t *testing.T) {
 	wantRun(t, two.stored(&b.key.PublicKey), 100, 180)
 }
 
+// A batch that the network held back arrives after the box has given it up, gone elsewhere and come back. It is stored, and
+// nothing that comes after is taken for stored because of it.
+func TestBatchThatArrivesLateHidesNothing(t *testing.T) {
+	b := newBedside(t, spool.Options{})
+	one, two := newLeafServer(t, b.nkey, "", nil), newLeafServer(t, b.nkey, "", nil)
+	line := newWire(t, one.address)
+	l, _ := b.publish(b.config(Leaf{"ward1", line.url(one)}, Leaf{"ward2", two.url()}))
+	b.keep(100)
+	b.drained()
+	line.set(func() { line.hold = true })
+	b.keep(50)
+	eventually(t, "the whole batch is held", func() bool {
+		line.mu.Lock()
+		defer line.mu.Unlock()
+		return bytes.Contains(line.held, []byte(hdrCommit)) && bytes.HasSuffix(line.held, []byte("\r\n"))
+	})
+	line.set(func() { line.down, line.hold = true, false })
+	line.cut()
+	b.drained()
+	if st := l.Status(); st.Leaf != "ward2" {
+		t.Fatalf("status: %+v", st)
+	}
+	b.keep(100)
+	b.drained()
+	line.set(func() { line.down = false })
+	eventually(t, "the first leaf node is used again", func() bool { return l.Status().Leaf == "ward1" })
+	line.release()
+	eventually(t, "the late batch is stored", func() bool { return one.length() == 150 })
+	b.keep(70)
+	b.drained()
+	if l.has(ForeignWriter) {
+		t.Error("the box took itself for a thief")
+	}
+	stored := one.stored(&b.key.PublicKey)
+	wantRun(t, stored[:150], 0, 150)
+	wantRun(t, stored[150:], 250, 320)
+	wantRun(t, two.stored(&b.key.PublicKey), 100, 250)
+}
+
 // A new leaf node also gets the newest of what the last one acknowledged, which may have died with it.
 func TestOverlapAtAChangeOfLeafNode(t *testing.T) {
 	b := newBedside(t, spool.Options{})
@@ -474,6 +517,22 @@ func TestChaosLosesNothing(t *testing.T) {
 			t.Fatalf("record %d of %d is at no leaf node", index, b.spool.Next())
 		}
 	}
+}
+
+// Whatever a leaf node answers, the box takes only JetStream's own word for stored.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte(`{"stream":"OBS_f1_gw1","seq":1001,"batch":"x","count":1000}`))
+	f.Add([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1004"},"stream":"OBS_f1_gw1","seq":0}`))
+	f.Add([]byte(`{"error":{"code":400,"err_code":10176,"description":""}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := &session{leaf: &leafNode{}}
+		a, err := s.parse(b)
+		if err == nil && a.Error != nil {
+			if _, err := s.refused(a); err == nil {
+				t.Fatal("an error is taken for an acknowledgement")
+			}
+		}
+	})
 }
 
 func TestConfigSaysWhatIsWrong(t *testing.T) {

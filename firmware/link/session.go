@@ -388,7 +388,11 @@ func (s *session) ask(msg *nats.Msg) (a answer, err error) {
 	if err != nil {
 		return a, s.explain(err)
 	}
-	if err := json.Unmarshal(reply.Data, &a); err != nil {
+	return s.parse(reply.Data)
+}
+
+func (s *session) parse(reply []byte) (a answer, err error) {
+	if err := json.Unmarshal(reply, &a); err != nil {
 		return a, fmt.Errorf("cannot read the answer of leaf node %s: %w", s.leaf.Name, err)
 	}
 	return a, nil

@@ -3,6 +3,7 @@ package logfile
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ func listSegments(dir string) ([]segment, error) {
 		}
 		out = append(out, segment{first, info.Size()})
 	}
-	slices.SortFunc(out, func(a, b segment) int { return int(int64(a.first - b.first)) })
+	slices.SortFunc(out, func(a, b segment) int { return cmp.Compare(a.first, b.first) })
 	return out, nil
 }
 

@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 type device struct {
 	path string
 	fd   int
+	busy chan struct{} // set when a command was left behind in the driver, closed when it ends
 }
 
 // openDevice opens the device and makes sure that a TPM 2.0 answers. The first commands to some SPI chips fail, and
@@ -56,11 +58,11 @@ func tryDevice(ctx context.Context, path string) (*device, error) {
 	if st.Mode()&os.ModeCharDevice == 0 {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.ENOTTY}
 	}
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	d := &device{path, fd}
+	d := &device{path: path, fd: fd}
 	if _, err := vendor(&bus{ctx: ctx, link: d, patience: devicePatience}); err != nil {
 		d.close()
 		return nil, fmt.Errorf("%s does not answer as a TPM 2.0: %w", path, err)
@@ -70,35 +72,53 @@ func tryDevice(ctx context.Context, path string) (*device, error) {
 
 func (d *device) String() string { return "the TPM at " + d.path }
 
-// exchange writes the command and waits for the answer. With O_NONBLOCK the driver works in the background and poll
-// tells when the answer is there (Linux 4.20 and later; before, write blocks for as long as the driver allows).
+// exchange writes the command and reads the answer. The driver keeps us waiting inside write for as long as it trusts
+// the chip, minutes for some commands, so a goroutine of its own waits there and is left behind when ctx ends. (With
+// O_NONBLOCK poll waits all the same, and the driver's own timeout is never told: Linux 6.1.)
 func (d *device) exchange(ctx context.Context, command []byte) ([]byte, error) {
+	var answer []byte
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		answer, err = d.transmit(command)
+	}()
+	select {
+	case <-done:
+		return answer, err
+	case <-ctx.Done():
+		d.busy = done
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (d *device) transmit(command []byte) ([]byte, error) {
 	if n, err := unix.Write(d.fd, command); err != nil || n != len(command) {
 		return nil, fmt.Errorf("cannot write to %s: wrote %d of %d bytes: %w", d.path, n, len(command), err)
 	}
-	fds := []unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(fds, 100)
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+	answer := make([]byte, 0, answerMost)
+	for want := headerSize; len(answer) < want; { // the kernel gives all of it at once
+		n, err := unix.Read(d.fd, answer[len(answer):answerMost])
+		if err != nil {
+			return nil, fmt.Errorf("cannot read from %s: %w", d.path, err)
 		}
-		if err != nil && err != unix.EINTR {
-			return nil, fmt.Errorf("cannot wait for %s: %w", d.path, err)
-		}
-		if n > 0 && err == nil {
+		if n == 0 {
 			break
 		}
+		if answer = answer[:len(answer)+n]; len(answer) >= headerSize {
+			want = min(int(binary.BigEndian.Uint32(answer[2:])), answerMost)
+		}
 	}
-	answer := make([]byte, answerMost)
-	n, err := unix.Read(d.fd, answer)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read from %s: %w", d.path, err)
-	}
-	return answer[:n], nil
+	return answer, nil
 }
 
-// close may wait for a command still running in the chip, as long as the driver does: that is nobody's wait.
 func (d *device) close() error {
-	go unix.Close(d.fd)
+	if d.busy == nil {
+		return unix.Close(d.fd)
+	}
+	go func() { // the descriptor is free for others only when the driver has let go of it
+		<-d.busy
+		unix.Close(d.fd)
+	}()
 	return nil
 }

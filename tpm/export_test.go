@@ -38,7 +38,9 @@ func (t *TPM) SetPatience(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.patience = patience{d, d}
-	c.bus.patience = c.patience
+	if c.bus != nil {
+		c.bus.patience = c.patience
+	}
 }
 
 // Rested lets the next use try to connect at once.
@@ -113,6 +115,15 @@ func OpenFaulty(ctx context.Context, dir string, fault Fault) (*TPM, error) {
 		return nil, err
 	}
 	return &TPM{class: Emulated, label: labelEmulated, keeper: c, lock: lock}, nil
+}
+
+// Swtpm starts a swtpm and returns its plain line.
+func Swtpm(ctx context.Context, dir string) (exchange func([]byte) ([]byte, error), end func() error, err error) {
+	l, err := startSwtpm(ctx, dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(command []byte) ([]byte, error) { return l.exchange(ctx, command) }, l.close, nil
 }
 
 // EvictEndorsementKeys removes the endorsement keys the maker left in place, as if this were another maker's chip.

@@ -66,6 +66,7 @@ type leafNode struct {
 	sent    uint64        // records below this index may be stored there though we did not hear of it
 	records int           // most records in a batch; shrinks while acknowledgements fail to come
 	timeout time.Duration // of an acknowledgement; grows when even one record does not get through in time
+	calm    int           // batches that must get through before more is asked of the line
 	backoff time.Duration
 	notYet  time.Time // do not try it before
 }

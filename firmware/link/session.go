@@ -175,6 +175,9 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 				if !errors.Is(err, logfile.ErrDropped) {
 					return nil, err
 				}
+				if len(queue) > 0 {
+					break
+				}
 				// The ring dropped what another leaf node has.
 				if cur, err = s.link.align(s.leaf, cur.Next-cur.Offset, false); err != nil {
 					return nil, err
@@ -199,8 +202,10 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 		switch {
 		case err == nil:
 			silent = 0
-			s.leaf.records = min(2*s.leaf.records, s.link.cfg.BatchRecords)
-			s.leaf.timeout = s.link.cfg.AckTimeout
+			if s.leaf.calm = max(s.leaf.calm-1, 0); s.leaf.calm == 0 {
+				s.leaf.records = min(2*s.leaf.records, s.link.cfg.BatchRecords)
+				s.leaf.timeout = s.link.cfg.AckTimeout
+			}
 			cur.Next, cur.Unsure = queue[n-1].Index+1, false
 			held -= size(queue[:n])
 			clear(queue[:n])
@@ -216,7 +221,8 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 			reader.Close()
 			reader, queue, held = sp.Reader(cur.Next), nil, 0
 		case errors.Is(err, errSilent), errors.Is(err, errDead):
-			// Perhaps the line is only slow: ask less of it.
+			// Perhaps the line is only slow: ask less of it, for a while.
+			s.leaf.calm = 32
 			if n > 1 {
 				s.leaf.records = n / 2
 			} else {

@@ -134,7 +134,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	}
 	g.Go(func() error { return p.followRegistry(ctx, g, mark) })
 	g.Go(func() error {
-		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log}).Run(ctx)
+		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log, Links: p.node.Leaves}).Run(ctx)
 	})
 	socket, err := p.listenSocket()
 	if err != nil {

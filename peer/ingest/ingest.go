@@ -40,12 +40,24 @@ type Ingest struct {
 	Log    *slog.Logger
 }
 
+// position is where the work is.
+type position struct {
+	cursor
+	gap   uint64 // lowest index that was met beyond a gap; the cursor stays before it
+	early bool   // there is such a gap
+}
+
+var errRewind = errors.New("the gap is filled")
+
 // Run takes in the stream until ctx ends. It returns no error but that of ctx: everything else is tried again.
 func (g *Ingest) Run(ctx context.Context) error {
 	for {
 		err := g.read(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if err == errRewind {
+			continue
 		}
 		g.Log.Warn("cannot take in the stream of a box, trying again", "box", g.Box.ID.String(), "error", err)
 		select {
@@ -61,8 +73,8 @@ func (g *Ingest) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	at, err := g.start(ctx, s)
-	if err != nil {
+	var at position
+	if at.cursor, err = g.start(ctx, s); err != nil {
 		return err
 	}
 	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
@@ -81,13 +93,20 @@ func (g *Ingest) read(ctx context.Context) error {
 		if err := g.fetch(ctx, c, &at); err != nil {
 			return err
 		}
+		if at.early && g.Box.Next() >= at.gap {
+			return errRewind
+		}
 	}
 	return ctx.Err()
 }
 
 // fetch takes in what one request to the stream brings.
-func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *cursor) error {
-	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
+func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *position) error {
+	wait := 5 * time.Second
+	if at.early {
+		wait = 200 * time.Millisecond // to look whether the gap is filled
+	}
+	ask, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	got, err := c.FetchBytes(fetchBytes, jetstream.FetchContext(ask))
 	if err != nil {
@@ -107,7 +126,7 @@ func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *cursor) er
 				break more
 			}
 		}
-		if err := g.take(ctx, group, at); err != nil {
+		if err := g.take(group, at); err != nil {
 			return err
 		}
 	}
@@ -117,8 +136,9 @@ func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *cursor) er
 	return nil
 }
 
-// take offers the messages to the store until it has them all, waiting at a gap.
-func (g *Ingest) take(ctx context.Context, group []jetstream.Msg, at *cursor) error {
+// take offers messages to the store. The cursor stays before the first that lies beyond a gap; when the gap is filled,
+// the stream is read again from there.
+func (g *Ingest) take(group []jetstream.Msg, at *position) error {
 	messages := make([]store.Message, len(group))
 	sequences := make([]uint64, len(group))
 	for i, m := range group {
@@ -129,40 +149,27 @@ func (g *Ingest) take(ctx context.Context, group []jetstream.Msg, at *cursor) er
 		sequences[i] = meta.Sequence.Stream
 		messages[i] = store.Message{Data: m.Data(), Label: fmt.Sprintf("seq-%d", sequences[i])}
 	}
-	waiting := false
-	for len(messages) > 0 {
-		grown := g.Box.Grown()
-		done, err := g.Box.Add("stream", messages)
-		if err != nil {
+	early, err := g.Box.Add("stream", messages)
+	if err != nil {
+		return err
+	}
+	done := len(messages)
+	if early.Count > 0 {
+		if !at.early {
+			g.Log.Warn("records are missing before those in the stream; waiting for another peer or the box to bring them",
+				"box", g.Box.ID.String(), "from", g.Box.Next(), "to", early.Gap)
+			at.gap = early.Gap
+		}
+		at.gap = min(at.gap, early.Gap)
+		done = early.First
+	}
+	if !at.early && done > 0 && g.Box.Pending() == 0 {
+		at.cursor = cursor{sequences[done-1], sha256.Sum256(messages[done-1].Data), g.Box.Size()}
+		if err := g.save(at.cursor); err != nil {
 			return err
 		}
-		if done > 0 {
-			last := cursor{sequences[done-1], sha256.Sum256(messages[done-1].Data), g.Box.Size()}
-			if g.Box.Pending() == 0 {
-				*at = last
-				if err := g.save(last); err != nil {
-					return err
-				}
-			}
-		}
-		messages, sequences = messages[done:], sequences[done:]
-		if len(messages) == 0 {
-			return nil
-		}
-		if done == 0 {
-			if !waiting {
-				waiting = true
-				g.Log.Warn("records are missing before those in the stream; waiting for another peer or the box to bring them",
-					"box", g.Box.ID.String(), "from", g.Box.Next())
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-grown:
-			case <-time.After(5 * time.Second):
-			}
-		}
 	}
+	at.early = at.early || early.Count > 0
 	return nil
 }
 

@@ -102,6 +102,9 @@ func (b *Box) Granted(g *enrolment.Grant) {
 	}
 }
 
+// Grant is the facility's answer.
+func (b *Box) Grant() *enrolment.Grant { return b.grant }
+
 // Options are how the box connects.
 func (b *Box) Options() []nats.Option {
 	b.t.Helper()
@@ -196,8 +199,8 @@ func (b *Box) Fork(size int) *Box {
 // Bundle is a heart-rate reading as a FHIR R4 Bundle.
 func Bundle(rate int) []byte {
 	return fmt.Appendf(nil, `{"resourceType":"Bundle","type":"collection","entry":[{"fullUrl":"urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0",`+
-		`"resource":{"resourceType":"Observation","id":"hr","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],`+
-		`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"effectiveDateTime":"2026-11-21T06:00:00Z",`+
+		`"resource":{"resourceType":"Observation","id":"0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],`+
+		`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"display":"unknown"},"effectiveDateTime":"2026-11-21T06:00:00Z",`+
 		`"valueQuantity":{"value":%d,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}}]}`, rate)
 }
 

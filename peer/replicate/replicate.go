@@ -31,6 +31,7 @@ import (
 const (
 	announceEvery = 3 * time.Second
 	announceSoon  = 100 * time.Millisecond // after growth, so that a busy box announces ten times a second at most
+	settle        = 300 * time.Millisecond
 	answerTimeout = 5 * time.Second
 	pullRecords   = 1000
 	pullBytes     = 8 << 20
@@ -56,6 +57,7 @@ type Replicator struct {
 	Conn  *nats.Conn // in the peers' account
 	Store *store.Store
 	Log   *slog.Logger
+	Links func() int // connections to other peers now
 
 	mu      sync.Mutex
 	wanted  map[record.BoxID]map[string]uint64 // who has more of a box than we have, and how much
@@ -136,10 +138,17 @@ func (r *Replicator) announce(ctx context.Context) error {
 		at   time.Time
 	}
 	last := map[record.BoxID]told{}
+	links := 0
 	tick := time.NewTicker(announceSoon)
 	defer tick.Stop()
 	for {
 		now := time.Now()
+		if n := r.Links(); n != links { // who has just come hears of everything at once, when it listens
+			links = n
+			for id := range last {
+				last[id] = told{last[id].size, now.Add(settle - announceEvery)}
+			}
+		}
 		for _, b := range r.Store.Boxes() {
 			size, t := b.Size(), last[b.ID]
 			if size == 0 || size == t.size && now.Sub(t.at) < announceEvery {
@@ -270,8 +279,8 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 	var messages []store.Message
 	size := 0
 	flush := func() error {
-		done, err := b.Add("peer "+peer, messages)
-		if err == nil && done < len(messages) {
+		early, err := b.Add("peer "+peer, messages)
+		if err == nil && early.Count > 0 {
 			err = errors.New("the peer left out records")
 		}
 		messages, size = nil, 0

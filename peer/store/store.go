@@ -167,19 +167,24 @@ type Message struct {
 	Label string // where it was, for quarantine, such as "seq-17"; letters, digits and "-"
 }
 
-// Add verifies the messages in order and takes in those that are new. from says where they come from. It returns how
-// many it has dealt with; if that is fewer than there are and err is nil, the next one lies beyond a gap in the log and
-// should be offered again when the log has grown. Records are safe once Size has passed them. An error is one of the
-// disk, which other messages do not mend.
-func (b *Box) Add(from string, messages []Message) (done int, err error) {
+// Early says which messages could not be taken because records before them are missing.
+type Early struct {
+	Count int
+	First int    // position of the first of them in the call
+	Gap   uint64 // lowest index of them: offer them again when Next has reached it
+}
+
+// Add verifies the messages in order and takes in those that are new. from says where they come from. Records are safe
+// once Size has passed them. An error is one of the disk, which other messages do not mend; none of the messages is
+// taken then.
+func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {
-		return 0, b.err
+		return early, b.err
 	}
 	fresh := 0
-	for ; done < len(messages) && err == nil; done++ {
-		m := messages[done]
+	for i, m := range messages {
 		p, refusal := record.ParsePublished(m.Data)
 		var v record.Verified
 		if refusal == nil {
@@ -198,8 +203,12 @@ func (b *Box) Add(from string, messages []Message) (done int, err error) {
 			continue
 		}
 		if p.Index > b.tree.Size() {
-			b.count("early")
-			break
+			if early.Count == 0 {
+				early.First, early.Gap = i, p.Index
+			}
+			early.Count++
+			early.Gap = min(early.Gap, p.Index)
+			continue
 		}
 		if !extends(&b.tree, p, v.Checkpoint().Size) {
 			b.fork(from, m, v, "the box has signed a log that does not continue the one stored here")
@@ -218,14 +227,15 @@ func (b *Box) Add(from string, messages []Message) (done int, err error) {
 		b.pending = append(b.pending, v)
 		b.bytes += len(p.Leaf)
 		if c := v.Checkpoint(); c.Size == b.tree.Size() {
-			if err = b.append(p.Checkpoint, c); err == nil {
-				fresh += len(b.pending)
-				b.pending, b.bytes = nil, 0
+			if err = b.append(p.Checkpoint, c); err != nil {
+				break
 			}
+			fresh += len(b.pending)
+			b.pending, b.bytes = nil, 0
 		}
 	}
 	if fresh == 0 && err == nil {
-		return done, nil
+		return early, nil
 	}
 	if err == nil {
 		err = b.log.Sync()
@@ -233,14 +243,14 @@ func (b *Box) Add(from string, messages []Message) (done int, err error) {
 	if err != nil {
 		err = fmt.Errorf("cannot store records of box %s: %w", b.ID, err)
 		b.fail(err)
-		return 0, err
+		return early, err
 	}
 	metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome="stored",from=%q}`, b.ID, sourceKind(from))).Add(fresh)
 	b.grownMu.Lock()
 	close(b.grown)
 	b.grown = make(chan struct{})
 	b.grownMu.Unlock()
-	return done, nil
+	return early, nil
 }
 
 func (b *Box) append(sc record.SignedCheckpoint, c record.Checkpoint) error {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,9 +116,9 @@ func TestDeviceOnALine(t *testing.T) {
 // Some SPI chips answer the first commands with nonsense: "device is not a TPM 2.0".
 func TestDeviceThatFailsItsFirstCommands(t *testing.T) {
 	l := newLine(t)
-	n := 0
+	var n atomic.Int32
 	l.bent(func([]byte) []byte {
-		switch n++; n {
+		switch n.Add(1) {
 		case 1:
 			return []byte{0, 0xc4, 0, 0, 0, 10, 0, 0, 0, 0x1e} // a TPM 1.2 response
 		case 2:
@@ -128,7 +129,7 @@ func TestDeviceThatFailsItsFirstCommands(t *testing.T) {
 	x := open(t, l.path, filepath.Join(t.TempDir(), "tpm"))
 	defer stop(t, x)
 	signs(t, x.Data())
-	if n < 3 {
+	if n.Load() < 3 {
 		t.Fatal("the faults were not injected")
 	}
 }

@@ -76,9 +76,9 @@ var ErrReplied = errors.New("cannot answer a frame twice")
 // ErrGone says that the connection of a frame is closed. A monitor that waits for an answer sends the message again.
 var ErrGone = errors.New("the connection is closed")
 
-// Reply answers the monitor with HL7 acknowledgements (enhanced mode may want two, HL7 v2.9 §2.9.3), each of which the adapter
-// frames, or with nothing. Call it exactly once for each frame: a frame without Reply holds one place of its connection's Window for ever. Reply does not
-// block; answers leave in the order of their frames, so an answer waits for those of the frames before it.
+// Reply answers the monitor with HL7 acknowledgements, each of which the adapter frames, or with nothing; enhanced mode may want
+// two (HL7 v2.9 §2.9.3). Call it exactly once for each frame: a frame without Reply holds one place of its connection's Window for
+// ever. Reply does not block; answers leave in the order of their frames, so an answer waits for those of the frames before it.
 // The acknowledgements belong to the adapter after the call; nil ones are left out. The error is ErrReplied or wraps ErrGone.
 func (f *Frame) Reply(acks ...[]byte) error {
 	if f.replied.Swap(true) {

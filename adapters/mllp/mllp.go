@@ -37,15 +37,17 @@ type Config struct {
 }
 
 const (
-	dialTimeout = 10 * time.Second
-	handshake   = 10 * time.Second
-	stopTimeout = time.Second // answers that are on their way when the adapter is stopped
-	readSize    = 16 << 10
-	minBackoff  = 250 * time.Millisecond
-	maxBackoff  = 15 * time.Second
+	unsentTimeout = 30 * time.Second // for a monitor whose TCP acknowledges nothing of what was sent
+	dialTimeout   = 10 * time.Second
+	handshake     = 10 * time.Second
+	stopTimeout   = time.Second // answers that are on their way when the adapter is stopped
+	readSize      = 16 << 10
+	minBackoff    = 250 * time.Millisecond
+	maxBackoff    = 15 * time.Second
 )
 
-// keepAlive finds the other side gone within half a minute: a monitor that was unplugged says nothing.
+// keepAlive finds the other side gone within half a minute: a monitor that was unplugged says nothing. Probes are not sent while
+// an answer waits to be acknowledged by the other side's TCP, so limitUnsent bounds that wait.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 
 type adapter struct {
@@ -279,6 +281,9 @@ func (a *adapter) serve(ctx context.Context, conn net.Conn, out chan<- *adapters
 	via := "tcp " + conn.RemoteAddr().String()
 	log := a.log.With("via", via)
 	defer conn.Close()
+	if err := limitUnsent(conn, unsentTimeout); err != nil {
+		log.Debug("cannot limit the wait for a monitor that is gone", "error", err)
+	}
 	// The end of ctx must end a blocked Read, but not the answers that are under way.
 	raw := conn
 	stop := context.AfterFunc(ctx, func() { raw.SetReadDeadline(time.Unix(1, 0)) })

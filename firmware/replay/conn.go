@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/tarm/serial"
 
 	"github.com/vitalgate/vitalgate/adapters"
 	"github.com/vitalgate/vitalgate/adapters/framing"
@@ -79,52 +75,13 @@ func Dial(ctx context.Context, to string, f adapters.Framing) (*Conn, error) {
 		}
 		return NewConn(conn, f, false)
 	case "serial":
-		cfg, err := serialConfig(strings.TrimPrefix(rest, "//"))
+		port, err := openSerial(strings.TrimPrefix(rest, "//"))
 		if err != nil {
-			return nil, fmt.Errorf("cannot send to %q: %w", to, err)
-		}
-		port, err := serial.OpenPort(cfg)
-		if err != nil {
-			return nil, fmt.Errorf("cannot send to %s: %w; check the device and that you may use it", to, err)
+			return nil, fmt.Errorf("cannot send to %s: %w", to, err)
 		}
 		return NewConn(port, f, true)
 	}
 	return nil, fmt.Errorf("cannot send to %q: it must be tcp://host:port or serial:/dev/…[?baud=9600]", to)
-}
-
-func serialConfig(s string) (*serial.Config, error) {
-	device, query, _ := strings.Cut(s, "?")
-	if device == "" {
-		return nil, errors.New("a device is missing")
-	}
-	cfg := &serial.Config{Name: device, Baud: 9600, ReadTimeout: 100 * time.Millisecond}
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return nil, err
-	}
-	for key, v := range values {
-		n, bad := strconv.Atoi(v[0])
-		switch key {
-		case "baud":
-			cfg.Baud = n
-		case "bits":
-			cfg.Size = byte(n)
-		case "stop":
-			cfg.StopBits = serial.StopBits(n)
-		case "parity":
-			p, ok := map[string]serial.Parity{"none": serial.ParityNone, "even": serial.ParityEven, "odd": serial.ParityOdd}[v[0]]
-			if !ok {
-				return nil, fmt.Errorf("parity %q must be none, even or odd", v[0])
-			}
-			cfg.Parity, bad = p, nil
-		default:
-			return nil, fmt.Errorf("there is no setting %q: baud, bits, parity and stop are", key)
-		}
-		if bad != nil {
-			return nil, fmt.Errorf("%s=%q must be a number", key, v[0])
-		}
-	}
-	return cfg, nil
 }
 
 func (c *Conn) readAll(silence bool) {

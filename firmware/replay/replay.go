@@ -134,15 +134,17 @@ func (p *player) file(ctx context.Context, name string) error {
 	return nil
 }
 
-// message sends one message and waits for its answer. What is in the file is what is sent, but for a terminator of the last
+// message sends one message and waits for its answer, or its two answers (HL7 v2.9 §2.9.3). What is in the file is what is sent, but for a terminator of the last
 // segment, which SplitMessages takes away.
 func (p *player) message(ctx context.Context, where string, raw []byte) error {
 	if err := p.pace(ctx); err != nil {
 		return err
 	}
+	var accept, application string
 	id, parsed := "", false
 	if m, err := hl7.Parse(raw); err == nil {
 		id, parsed = string(m.Header().Field(10).Raw()), true
+		accept, application = hl7.AckMode(m)
 	}
 	end := byte('\r')
 	if bytes.IndexByte(raw, '\r') < 0 && bytes.IndexByte(raw, '\n') >= 0 {
@@ -152,10 +154,11 @@ func (p *player) message(ctx context.Context, where string, raw []byte) error {
 		return fmt.Errorf("cannot send: %w", err)
 	}
 	p.sum.Sent++
-	if p.NoAck {
+	if p.NoAck || accept == "NE" && application == "NE" {
 		fmt.Fprintf(p.out, "%s: sent\n", where)
 		return nil
 	}
+	two := always(accept) && always(application)
 	sent := time.Now()
 	for {
 		answer, err := p.conn.Receive(ctx, sent.Add(p.Timeout))
@@ -176,6 +179,11 @@ func (p *player) message(ctx context.Context, where string, raw []byte) error {
 			fmt.Fprintf(p.out, "%s: an acknowledgement for another message came: %s\n", where, ack)
 			continue
 		}
+		if two && ack.Code == hl7.CA {
+			two = false
+			fmt.Fprintf(p.out, "%s: %s\n", where, ack)
+			continue
+		}
 		if ack.Accepted() {
 			p.sum.Accepted++
 		} else {
@@ -185,6 +193,9 @@ func (p *player) message(ctx context.Context, where string, raw []byte) error {
 		return nil
 	}
 }
+
+// always says whether a condition of MSH-15 or MSH-16 asks for an acknowledgement of a message that is good.
+func always(condition string) bool { return condition == "AL" || condition == "SU" }
 
 func (p *player) pace(ctx context.Context) error {
 	if p.Speed == 0 {

@@ -187,6 +187,41 @@ func TestReplayNoAck(t *testing.T) {
 	<-r.got
 }
 
+// Enhanced mode: two acknowledgements if the message asks for both, none if it asks for none.
+func TestReplayEnhanced(t *testing.T) {
+	a, err := mllp.New(mllp.Config{Monitor: "bed-1", Role: "server", Address: "127.0.0.1:0"}, adapterstest.Log(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := adapterstest.Start(t, a)
+	s := r.Await(t, "listening", func(s adapters.Status) bool { return s.State == adapters.StateListening })
+	go func() {
+		for f := range r.Out {
+			m, err := hl7.Parse(f.Data)
+			if err != nil {
+				panic(err)
+			}
+			if accept, _ := hl7.AckMode(m); accept == "NE" {
+				f.Reply()
+				continue
+			}
+			at := time.Unix(0, 0).UTC()
+			f.Reply(hl7.AppendAck(nil, m, hl7.CA, at, "1"), hl7.AppendAck(nil, m, hl7.AA, at, "2"))
+		}
+	}()
+	t.Cleanup(func() { r.Stop(); close(r.Out) })
+	file := write(t, "a.hl7", "MSH|^~\\&|S||||20260101||ORU^R01|1|P|2.6|||AL|AL\rMSH|^~\\&|S||||20260101||ORU^R01|2|P|2.6|||NE|NE\rMSH|^~\\&|S||||20260101||ORU^R01|3|P|2.6|||AL|AL\r")
+	sum, out, err := run(t, replay.Options{To: "tcp://" + s.Address}, file)
+	if err != nil || sum != (replay.Summary{Sent: 3, Accepted: 2}) {
+		t.Fatalf("%+v, %v\n%s", sum, err, out)
+	}
+	for _, want := range []string{"#1: CA 1", "#1: AA 1", "#2: sent", "#3: CA 3", "#3: AA 3"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("this is not said: %s\n%s", want, out)
+		}
+	}
+}
+
 func TestReplayRefuses(t *testing.T) {
 	file, empty := write(t, "a.hl7", adapterstest.Message(1)), write(t, "empty.hl7", "\n\n")
 	_, to := tcp(t, adapters.MLLP, accept)

@@ -22,6 +22,7 @@ const (
 	maxEntries  = 4096      // resources in it
 	maxObjects  = 1024      // objects and lists in one resource
 	maxWave     = 4096      // samples of one waveform block
+	maxFlags    = 8         // remarks about one value
 	maxText     = 160       // runes of any text shown
 )
 
@@ -75,12 +76,8 @@ type (
 		value
 	}
 	extension struct {
-		URL                  string
-		ValueString          *string
-		ValueCode            *string
-		ValueBoolean         *bool
-		ValueCoding          *coding
-		ValueCodeableConcept *concept
+		URL                    string
+		ValueString, ValueCode *string
 	}
 	resource struct {
 		ResourceType string
@@ -136,9 +133,11 @@ type reading struct {
 	standard bool   // charted under LOINC or ISO/IEEE 11073, and not flagged otherwise
 	demo     bool
 	flags    []string // what a person must know of this value, in words
+	findings []string // what was found of its code, unit and time, in words
 	patient  patient
 	invasive bool // a pressure by a line in a vessel, which is measured all the time
 	claimed  time.Time
+	dateOnly bool   // claimed is a day
 	text     string // the value with the digits of the monitor; empty when absent
 	unit     string
 	absent   string // why there is no value, in words
@@ -168,6 +167,7 @@ type alarm struct {
 	claimed time.Time
 	demo    bool
 
+	dateOnly                    bool
 	event, facet, mdc, watchdog bool // what its code is
 	marks                       []string
 }
@@ -451,13 +451,17 @@ func deviceName(r *resource) string {
 	return strings.Join(parts, " ")
 }
 
+// ownExtension is where the extensions stand that the boxes write.
+const ownExtension = "https://vitalgate.github.io/fhir/StructureDefinition/"
+
 const (
 	systemLOINC = "http://loinc.org"
 	systemMDC   = "urn:iso:std:iso:11073:10101"
 )
 
 func readingOf(r *resource, find func(*reference) *resource) reading {
-	o := reading{rank: rankOther, patient: subject(r, find), claimed: effective(r), demo: isDemo(r)}
+	o := reading{rank: rankOther, patient: subject(r, find), demo: isDemo(r)}
+	o.claimed, o.dateOnly = effective(r)
 	nameCode(&o, r.Code)
 	o.invasive = strings.Contains(o.codes, "MDC_PRESS_BLD") && !strings.Contains(o.codes, "_NONINV")
 	key := []string{o.key}
@@ -514,9 +518,19 @@ func readingOf(r *resource, find func(*reference) *resource) reading {
 			o.flags = append(o.flags, s)
 		}
 	}
-	if len(o.flags) > 8 {
-		o.flags = o.flags[:8]
+	for _, e := range r.Extension {
+		if e.ValueCode == nil || e.URL != ownExtension+"finding" && e.URL != ownExtension+"time-basis" {
+			continue
+		}
+		words, known := findings[*e.ValueCode]
+		if !known {
+			words = clean(*e.ValueCode)
+		}
+		if words != "" && !slices.Contains(o.findings, words) {
+			o.findings = append(o.findings, words)
+		}
 	}
+	o.flags, o.findings = o.flags[:min(len(o.flags), maxFlags)], o.findings[:min(len(o.findings), maxFlags)]
 	return o
 }
 
@@ -851,7 +865,8 @@ func (c *contents) addAlarm(a alarm) {
 func alarmOf(r *resource, find func(*reference) *resource) alarm {
 	var named reading
 	nameCode(&named, r.Code)
-	a := alarm{key: named.key, patient: subject(r, find), text: named.name, claimed: effective(r), demo: isDemo(r)}
+	a := alarm{key: named.key, patient: subject(r, find), text: named.name, demo: isDemo(r)}
+	a.claimed, a.dateOnly = effective(r)
 	var details []string
 	add := func(s string) {
 		if s = plainTerm(clean(s)); s != "" && s != a.text && !slices.Contains(details, s) && len(details) < 8 {
@@ -925,28 +940,28 @@ func isDemo(r *resource) bool {
 	return false
 }
 
-func effective(r *resource) time.Time {
+// effective is when it was observed; zero if the resource does not say. Of a monitor whose zone nobody knows, only the
+// day is stated.
+func effective(r *resource) (at time.Time, dateOnly bool) {
 	texts := []string{r.EffectiveDateTime, r.EffectiveInstant, r.IdentifiedDateTime, r.Sent}
 	if p := r.EffectivePeriod; p != nil {
 		texts = append([]string{p.End, p.Start}, texts...)
 	}
 	for _, s := range texts {
-		if s == "" || len(s) > 40 {
-			continue
+		if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+			return t, false
 		}
-		for _, layout := range []string{time.RFC3339Nano, "2006-01-02"} {
-			if t, err := time.Parse(layout, s); err == nil {
-				return t
-			}
+		if t, err := time.Parse(time.DateOnly, s); err == nil {
+			return t, true
 		}
 	}
-	return time.Time{}
+	return time.Time{}, false
 }
 
 // channelOf is the channel of the monitor that the value came from (OBX-4), if it says so.
 func channelOf(r *resource) string {
 	for _, e := range r.Extension {
-		if e.ValueString != nil && strings.HasSuffix(e.URL, "/StructureDefinition/channel") {
+		if e.ValueString != nil && e.URL == ownExtension+"channel" {
 			return clean(*e.ValueString)
 		}
 	}

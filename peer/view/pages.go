@@ -142,7 +142,7 @@ type row struct {
 	Standard          bool
 	Value, Unit       string
 	Absent            string
-	Flags             []string
+	Flags, Findings   []string
 	Demo              bool
 	At                time.Time
 	Age               string
@@ -168,12 +168,12 @@ type alarmRow struct {
 }
 
 type overviewPage struct {
-	Beds      []card
-	Sources   []sourceRow
-	Uncharted []unchartedRow
-	OldBeds   int
-	Dropped   int
-	Retention string
+	Beds            []card
+	Sources         []sourceRow
+	Uncharted       []unchartedRow
+	OldBeds         int
+	Dropped, Sealed int
+	Retention       string
 }
 
 type sourceRow struct {
@@ -246,7 +246,7 @@ func (v *View) overview(w http.ResponseWriter, r *http.Request) {
 			Box: e.Box(), Index: e.index, Link: e.Path(), Monitor: e.monitor, Reason: or(e.reason, "no reason was given"), At: e.arrived,
 		})
 	}
-	p.Dropped = v.state.dropped
+	p.Dropped, p.Sealed = v.state.dropped, v.state.sealed
 	v.mu.RUnlock()
 	slices.SortFunc(p.Sources, func(a, b sourceRow) int { return cmp.Compare(a.Box, b.Box) })
 	p.Uncharted = p.Uncharted[:min(len(p.Uncharted), overviewTables)]
@@ -351,7 +351,7 @@ func makeRow(s *shown, now time.Time) row {
 	after := staleAfter(s)
 	return row{
 		Name: s.name, Codes: s.codes, Standard: s.standard, Value: s.text, Unit: s.unit, Absent: s.absent,
-		Flags: s.flags, Demo: s.demo, At: s.at, Age: age(now, s.at), StaleAfter: int(after.Seconds()),
+		Flags: s.flags, Findings: s.findings, Demo: s.demo, At: s.at, Age: age(now, s.at), StaleAfter: int(after.Seconds()),
 		Stale:     now.Sub(s.at) > after || s.at.Sub(now) > clockTolerance,
 		ByArrival: s.byArrival, Ahead: s.ahead, Protection: words, Hardware: hardware,
 		Ref: s.from.String(), Link: s.from.Path(),

@@ -31,7 +31,7 @@ type recordPage struct {
 	Boot                    uint32
 	Clock                   string
 	Claims                  string
-	Control                 bool
+	Control, Sealed         bool
 	Segments                []segment
 	RawBytes                int
 	RawCut                  bool
@@ -62,6 +62,7 @@ func recordPageOf(e *entry, now time.Time) recordPage {
 		Origin: e.checkpoint.origin, Root: e.checkpoint.root, Size: e.checkpoint.size, Counter: e.checkpoint.counter,
 		Boot: e.checkpoint.boot, Clock: e.checkpoint.clock.String(), Claims: e.checkpoint.claims,
 		Control:  e.kind == "boot" || e.kind == "epoch",
+		Sealed:   e.sealed(),
 		RawBytes: len(e.raw), BundleBytes: len(e.bundle), NotKept: e.cut,
 	}
 	p.Protection, p.Hardware = protectionWords(e.protection)
@@ -72,7 +73,7 @@ func recordPageOf(e *entry, now time.Time) recordPage {
 	p.Problem, p.Place, p.Device, p.Unreadable, p.Skipped, p.Demo = why, c.place, c.device, c.unreadable, c.skipped, c.demo
 	for i := range c.readings[:min(len(c.readings), maxShownRows)] {
 		s := shown{reading: c.readings[i], arrived: e.arrived, from: e.ref, protection: e.protection}
-		s.at, s.byArrival, s.ahead = timeOf(s.claimed, e.observed, e.arrived)
+		s.at, s.byArrival, s.ahead = timeOf(s.claimed, s.dateOnly, e.observed, e.arrived)
 		r := makeRow(&s, now)
 		if s.wave != nil {
 			r.Chart = waveChart(s.name, s.wave, 340, 72)
@@ -84,7 +85,7 @@ func recordPageOf(e *entry, now time.Time) recordPage {
 	}
 	for i := range c.alarms[:min(len(c.alarms), maxShownRows)] {
 		a := &c.alarms[i]
-		at, _, _ := timeOf(a.claimed, e.observed, e.arrived)
+		at, _, _ := timeOf(a.claimed, a.dateOnly, e.observed, e.arrived)
 		p.Alarms = append(p.Alarms, alarmRow{Text: a.text, Detail: a.detail, Demo: a.demo, At: at, Age: age(now, at)})
 		if p.Patient == "" {
 			p.Patient, p.Details = a.patient.name, a.patient.details

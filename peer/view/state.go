@@ -76,6 +76,11 @@ type checkpoint struct {
 	claims  string // protection as the box states it; the peer's own finding is entry.protection
 }
 
+// sealed: this peer could not open the record's content.
+func (e *entry) sealed() bool {
+	return e.kind != "boot" && e.kind != "epoch" && e.cut == 0 && len(e.bundle) == 0 && len(e.raw) == 0 && e.reason == ""
+}
+
 func (e *entry) bytes() int { return recordOverhead + len(e.bundle) + len(e.raw) }
 
 // source is one box.
@@ -149,6 +154,7 @@ type state struct {
 	series    int
 	uncharted []*entry // newest first; only clear facts are shown of these
 	dropped   int      // beds that made room for others
+	sealed    int      // records that this peer could not open
 	swept     time.Time
 }
 
@@ -167,6 +173,10 @@ func (s *state) add(e *entry, c contents, why string, now time.Time) {
 	s.source(e)
 	s.keep(e)
 	if e.kind == "boot" || e.kind == "epoch" {
+		return
+	}
+	if e.sealed() {
+		s.sealed++
 		return
 	}
 	if why != "" || len(e.bundle) == 0 && e.cut == 0 {
@@ -337,8 +347,11 @@ func (b *bed) superseded(st *stay) bool {
 }
 
 // timeOf is the observation time on the box's clock: what the monitor said, but never after the arrival.
-func timeOf(claimed, observed, arrived time.Time) (at time.Time, byArrival, ahead bool) {
+func timeOf(claimed time.Time, dateOnly bool, observed, arrived time.Time) (at time.Time, byArrival, ahead bool) {
 	at = claimed
+	if dateOnly && arrived.Sub(claimed).Abs() < 38*time.Hour {
+		at = time.Time{} // that day, in some zone: the arrival says more
+	}
 	if at.IsZero() {
 		at = observed
 	}
@@ -355,7 +368,7 @@ const clockTolerance = 2 * time.Minute
 
 func (s *state) addReading(b *bed, st *stay, e *entry, feed string, r reading, now time.Time) time.Time {
 	v := shown{reading: r, arrived: e.arrived, from: e.ref, protection: e.protection, rec: e}
-	v.at, v.byArrival, v.ahead = timeOf(r.claimed, e.observed, e.arrived)
+	v.at, v.byArrival, v.ahead = timeOf(r.claimed, r.dateOnly, e.observed, e.arrived)
 	key := feed + "\x00" + r.key
 	sr := st.series[key]
 	if sr == nil {
@@ -441,7 +454,7 @@ func (sr *series) insert(v shown, now time.Time) bool {
 				v.rec, have.rec = have.rec, v.rec // same record
 				*have = v
 				return true
-			case len(have.flags) < 9:
+			case len(have.flags) <= maxFlags:
 				have.flags = append(slices.Clip(have.flags), "the same message also says "+strings.TrimSpace(v.text+" "+v.unit))
 			}
 			return false
@@ -495,7 +508,7 @@ func (sr *series) plot(v shown, retention time.Duration) {
 
 func (st *stay) addAlarm(e *entry, a alarm) time.Time {
 	v := alarmAt{alarm: a, from: e.ref, protection: e.protection}
-	v.at, _, _ = timeOf(a.claimed, e.observed, e.arrived)
+	v.at, _, _ = timeOf(a.claimed, a.dateOnly, e.observed, e.arrived)
 	i, _ := slices.BinarySearchFunc(st.alarms, &v, func(have alarmAt, v *alarmAt) int {
 		return cmp.Or(v.at.Compare(have.at), cmp.Compare(v.from.index, have.from.index))
 	})

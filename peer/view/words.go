@@ -147,6 +147,37 @@ var interpretations = map[string]string{
 // reliability: HL7 v3 ObservationValue, as a security label.
 var reliability = map[string]string{"UNRELIABLE": "unreliable", "UNCERTREL": "uncertain"}
 
+// findings of data quality about one value, and how its time was found; "" is nothing worth a word here.
+var findings = map[string]string{
+	"code-conflict":      "number and name of the code disagree",
+	"code-unknown":       "the code is not known",
+	"label-differs":      "known code under an unusual label",
+	"unit-conflict":      "number and name of the unit disagree",
+	"unit-unknown":       "the unit is not known",
+	"unit-missing":       "no unit was sent",
+	"unit-misfit":        "the unit does not fit the code",
+	"implausible":        "physically impossible",
+	"not-a-number":       "text in place of a number",
+	"number-form":        "",
+	"value-parts":        "a value of several parts",
+	"test-data":          "test data",
+	"flagged-invalid":    "flagged as invalid by the monitor",
+	"result-status":      "no result, says the monitor",
+	"setting":            "a setting, not a measurement",
+	"sentinel-beside":    "",
+	"samples-unreadable": "samples that cannot be drawn",
+	"time-unreadable":    "its time cannot be read",
+	"time-missing":       "no time was sent",
+	"time-of-message":    "time of the message",
+	"message-time":       "time of the message",
+	"time-of-arrival":    "time of arrival",
+	"arrival":            "time of arrival",
+	"zone-configured":    "zone as configured",
+	"zone-utc":           "zone UTC by rule",
+	"zone-unknown":       "time zone unknown",
+	"zone-ambiguous":     "hour that exists twice",
+}
+
 // protectionWords says how a box keeps its key, in the words every page uses. Anything unknown is not taken for hardware.
 func protectionWords(class string) (words string, hardware bool) {
 	switch class {
@@ -156,7 +187,9 @@ func protectionWords(class string) (words string, hardware bool) {
 		return "emulated TPM", false
 	case "software", "NOT A TPM", "NOT A TPM (software key)":
 		return "NOT A TPM", false
-	case "":
+	case "unproven hardware":
+		return "hardware TPM, not proven", false
+	case "", "unknown":
 		return "protection unknown", false
 	}
 	return "protection unknown (" + clean(class) + ")", false

@@ -310,7 +310,7 @@ func TestDemoAndUnreliableDataAreMarked(t *testing.T) {
 }
 
 func TestProtectionIsSaidInWords(t *testing.T) {
-	for class, words := range map[string]string{"hardware": "hardware TPM", "emulated": "emulated TPM", "software": "NOT A TPM", "": "protection unknown", "hardware!": "protection unknown (hardware!)"} {
+	for class, words := range map[string]string{"hardware": "hardware TPM", "emulated": "emulated TPM", "software": "NOT A TPM", "": "protection unknown", "hardware!": "protection unknown (hardware!)", "unproven hardware": "hardware TPM, not proven"} {
 		v, _ := newView(t, Options{})
 		e := &entry{ref: ref{"f1", "gw1", 1}, kind: "vitals", monitor: "m", arrived: noon, protection: class, bundle: bundle(heartRate(noon, "72"))}
 		v.add(e)
@@ -389,6 +389,44 @@ func TestPagesAreSelfContained(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A monitor whose zone nobody knows states only the day: then the arrival is shown, and said to be the arrival.
+func TestDayWithoutZone(t *testing.T) {
+	v, _ := newView(t, Options{})
+	day := func(date, value string) string {
+		return strings.Replace(heartRate(time.Time{}, value), `"status"`, `"effectiveDateTime":"`+date+`","status"`, 1)
+	}
+	e := &entry{ref: ref{"f1", "gw1", 1}, kind: "vitals", monitor: "m", arrived: noon.Add(-5 * time.Second), protection: "hardware", bundle: bundle(bed12, day("2026-11-21", "72"))}
+	v.add(e)
+	want(t, page(t, v, "/"), "72 /min 5 s ago time of arrival")
+	v, _ = newView(t, Options{Retention: 1000 * time.Hour})
+	e = &entry{ref: ref{"f1", "gw1", 1}, kind: "vitals", monitor: "m", arrived: noon, protection: "hardware", bundle: bundle(bed12, day("2026-11-11", "72"))}
+	v.add(e)
+	want(t, page(t, v, "/"), "72 /min stale 10 d ago")
+}
+
+// What was found of a value's code, unit and time is said in words; a row that its category calls an alarm is one.
+func TestFindingsAndCategories(t *testing.T) {
+	v, _ := newView(t, Options{})
+	extension := func(name, code string) string {
+		return `{"url":"https://vitalgate.github.io/fhir/StructureDefinition/` + name + `","valueCode":"` + code + `"}`
+	}
+	say(v, 1, noon, record.KindVitals, bed12,
+		observation(codeLocal, noon, quantity1("5", "", "")+`,"extension":[`+extension("finding", "unit-misfit")+`,`+extension("time-basis", "zone-configured")+`]`),
+		observation(codeLocal, noon, `"valueString":"LEADS OFF","category":[{"coding":[{"system":"x","code":"alarm"}]}]`))
+	want(t, page(t, v, bedPath(t, v, "ICU / 12")), "Wonder index local code F123 the unit does not fit the code zone as configured", "LEADS OFF Wonder index")
+}
+
+// A record that this peer may not open is counted, not shown as empty.
+func TestSealedRecords(t *testing.T) {
+	v, _ := newView(t, Options{})
+	e := &entry{ref: ref{"f1", "gw1", 1}, kind: "vitals", arrived: noon, protection: "emulated"}
+	v.add(e)
+	want(t, page(t, v, "/"), "1 record is verified but sealed to other readers", "f1/gw1 emulated TPM")
+	body := page(t, v, e.Path())
+	want(t, body, "sealed to other readers", "Leaf hash")
+	wantNot(t, body, "the content is the one")
 }
 
 // Only this machine's own browsers, by its own names, and only to read.

@@ -32,6 +32,7 @@ type Converter struct {
 	patients  []patient
 	devices   []device
 	nodes     []node
+	scopes    []scope
 	metrics   []metric
 	location  fhir.Location
 	byKey     map[uint64]int32
@@ -158,12 +159,12 @@ func (c *Converter) reset(m *hl7.Message, at *Context) {
 	c.m, c.at = m, at
 	c.arena, c.out = c.arena[:0], c.out[:0]
 	c.rows, c.groups, c.panels, c.patients = c.rows[:0], c.groups[:0], c.panels[:0], c.patients[:0]
-	c.devices, c.nodes, c.metrics = c.devices[:0], c.nodes[:0], c.metrics[:0]
+	c.devices, c.nodes, c.scopes, c.metrics = c.devices[:0], c.nodes[:0], c.scopes[:0], c.metrics[:0]
 	c.codings, c.concepts, c.ids, c.names, c.targets = c.codings[:0], c.concepts[:0], c.ids[:0], c.names[:0], c.targets[:0]
 	c.location = fhir.Location{}
 	c.times.valid = false
 	c.any = false
-	c.r = Result{Events: c.r.Events[:0]}
+	c.r = Result{} // Events are the caller's
 	c.test = false
 	header := m.Header()
 	switch raw := header.Field(11).Comp(1).Raw(); {

@@ -41,14 +41,34 @@ const systemEUI64 = "urn:oid:1.2.840.10004.1.1.1.0.0.1.0.0.1.2680"
 // systemMAC is the identifier system of MAC addresses used as device numbers.
 const systemMAC = "http://hl7.org/fhir/sid/eui-48/ethernet"
 
-// equipment gives the device of a row: OBX-18, else what an earlier row of the same OBR named (IHE DEV TF Vol. 2
-// §B.8: the device's rows come before its metrics), else the sender.
-func (c *Converter) equipment(s hl7.Segment, g *group) int32 {
+// scope says that a row which describes a device or a part of one named the equipment of all below it.
+type scope struct {
+	path   string
+	device int32
+}
+
+// equipment gives the device of a row: OBX-18, else what the row of the device or part that contains it named (IHE DEV
+// TF Vol. 2 §B.8: OBX-18 stands at the MDS or VMD and holds for what is below), else what an earlier row of the same OBR
+// named, else the sender.
+func (c *Converter) equipment(s hl7.Segment, channel string, g *group) int32 {
 	if ei := s.Field(18).Rep(1); !ei.Empty() {
 		if d := c.deviceEI(ei.Comp(1), ei.Comp(2), ei.Comp(3), ei.Comp(4)); d >= 0 {
-			g.device = d
+			if strings.HasSuffix(channel, ".0") && strings.Count(channel, ".") == 3 && len(c.scopes) < maxDevices {
+				c.scopes = append(c.scopes, scope{trimZeros(channel), d})
+			} else {
+				g.device = d
+			}
 			return d
 		}
+	}
+	found, length := int32(-1), 0
+	for _, sc := range c.scopes {
+		if len(sc.path) > length && len(channel) > len(sc.path) && channel[:len(sc.path)] == sc.path && channel[len(sc.path)] == '.' {
+			found, length = sc.device, len(sc.path)
+		}
+	}
+	if found >= 0 {
+		return found
 	}
 	if g.device < 0 {
 		g.device = c.sender()
@@ -191,6 +211,14 @@ func (c *Converter) dashed(s string) string {
 	return c.since(start)
 }
 
+// trimZeros gives the place that an OBX-4 of the form 1.13.0.0 names: 1.13.
+func trimZeros(channel string) string {
+	for strings.HasSuffix(channel, ".0") {
+		channel = channel[:len(channel)-2]
+	}
+	return channel
+}
+
 // isObject says whether an identifier names a device or a part of one: the object partition of ISO/IEEE 11073-10101, or
 // a name that says so under whatever number.
 func isObject(number int, name string) bool {
@@ -203,11 +231,8 @@ func (c *Converter) containment(s hl7.Segment, code *ident, channel string, dev 
 	if !isObject(code.number, code.display) {
 		return false
 	}
-	path, level := channel, 3
-	for level > 0 && strings.HasSuffix(path, ".0") {
-		path = path[:len(path)-2]
-		level--
-	}
+	path := trimZeros(channel)
+	level := strings.Count(path, ".")
 	if strings.Count(channel, ".") != 3 {
 		level = 0 // a profile or a device of a flat message
 	}
@@ -237,7 +262,7 @@ func (c *Converter) containment(s hl7.Segment, code *ident, channel string, dev 
 
 func (c *Converter) findNode(path string, dev int32) int32 {
 	for i := range c.nodes {
-		if c.nodes[i].path == path {
+		if c.nodes[i].device == dev && c.nodes[i].path == path {
 			return int32(i)
 		}
 	}
@@ -260,13 +285,14 @@ func (c *Converter) metricOf(i int32) int32 {
 		if n := c.findNode(path, r.device); n >= 0 {
 			dev := c.nodes[n].device
 			id := c.uuid("metric", c.devices[dev].key, r.channel, r.code.identity)
-			for k := range c.metrics {
-				if c.metrics[k].id == id {
-					return int32(k)
-				}
+			key := hash("metric", id)
+			if k, ok := c.byKey[key]; ok {
+				return k
 			}
+			k := int32(len(c.metrics))
 			c.metrics = append(c.metrics, metric{id: id, row: i, device: dev, parent: n})
-			return int32(len(c.metrics) - 1)
+			c.byKey[key] = k
+			return k
 		}
 	}
 	return -1

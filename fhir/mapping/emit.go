@@ -46,6 +46,7 @@ func (c *Converter) settle() {
 			}
 		}
 	}
+	clear(c.byKey)
 	for i := range c.rows {
 		if !c.rows[i].gone {
 			c.rows[i].metric = c.metricOf(int32(i))

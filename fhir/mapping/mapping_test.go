@@ -390,3 +390,29 @@ func FuzzConvert(f *testing.F) {
 		}
 	})
 }
+
+// Equipment named at a VMD holds for what lies below it and for nothing else; what a device does not name itself
+// belongs to the sender.
+func TestEquipmentByContainment(t *testing.T) {
+	const tail = "|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R\n"
+	r := convert(t, "ihe-pcd01", header+
+		"OBX|1||69965^MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS^MDC|1.0.0.0|||||||X\n"+
+		"OBX|2||70686^MDC_DEV_PRESS_BLD_NONINV_VMD^MDC|1.1.0.0|||||||X|||||||MODULE-A\n"+
+		"OBX|3|NM|149546^MDC_PULS_RATE_NON_INV^MDC|1.1.1.1|61"+tail+
+		"OBX|4|NM|147842^MDC_ECG_HEART_RATE^MDC|1.2.1.1|62"+tail, context())
+	b := string(r.Bundle)
+	device := func(identifier string) string {
+		m := regexp.MustCompile(`"resourceType":"Device","id":"([^"]+)","identifier":\[\{[^]]*"value":"` + identifier + `"`).FindStringSubmatch(b)
+		if m == nil {
+			t.Fatalf("no device %s in %s", identifier, b)
+		}
+		return "urn:uuid:" + m[1]
+	}
+	module, sender := device("MODULE-A"), device("00-12-21-00-00-00-00-01")
+	if !regexp.MustCompile(`"resourceType":"DeviceMetric".*?"code":"149546".*?"source":\{"reference":"` + module).MatchString(b) {
+		t.Error("the pulse rate does not come from its module")
+	}
+	if !regexp.MustCompile(`"value":62,[^}]*\},"device":\{"reference":"` + sender).MatchString(b) {
+		t.Error("the heart rate does not come from the sender")
+	}
+}

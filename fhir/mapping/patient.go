@@ -19,8 +19,11 @@ type patient struct {
 	segment hl7.Segment
 }
 
-// maxIdentifiers bounds how many numbers of one patient are taken.
-const maxIdentifiers = 16
+// Bounds of how many numbers of one patient, and how many patients, are taken. Rows of further patients stand for unknown ones.
+const (
+	maxIdentifiers = 16
+	maxPatients    = 64
+)
 
 // readPatient reads a PID (v2-to-FHIR IG, PID[Patient]) and gives its place in c.patients, -1 where the segment names
 // nobody: a PID of empty fields is an unknown patient and stays one.
@@ -71,6 +74,9 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 	}
 	if len(c.patients) == 1 {
 		c.event(EventPatients, s, 0, "the message speaks of more than one patient")
+	}
+	if len(c.patients) == maxPatients {
+		return -1
 	}
 	c.patients = append(c.patients, p)
 	return int32(len(c.patients) - 1)

@@ -70,7 +70,7 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	} else if !c.results {
 		r.as = max(r.as, setting)
 	}
-	r.device = c.equipment(s, g)
+	r.device = c.equipment(s, r.channel, g)
 	c.identify(&r)
 	if s.Field(5).Empty() && c.containment(s, &r.code, r.channel, r.device) {
 		return

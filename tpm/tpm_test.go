@@ -421,6 +421,9 @@ func TestFirstStartInterruptedAnywhere(t *testing.T) {
 			signs(t, x.TLS())
 			data := public(x.Data())
 			stop(t, x)
+			if at%8 != 0 { // each of these starts costs some ten fsyncs
+				continue
+			}
 			x = open(t, "swtpm", dir)
 			if !public(x.Data()).Equal(data) {
 				t.Fatalf("command %d: another identity", at)

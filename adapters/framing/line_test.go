@@ -77,14 +77,14 @@ func TestBroken(t *testing.T) {
 
 // The time that the box itself held the monitor back does not make the monitor slow.
 func TestHeldBackIsNotSlow(t *testing.T) {
-	l, out := newLine(t, LineConfig{Framing: adapters.MLLP, Slow: 60 * time.Millisecond})
+	l, out := newLine(t, LineConfig{Framing: adapters.MLLP, Slow: 400 * time.Millisecond})
 	for range cap(out) {
 		if err := l.Feed(context.Background(), []byte("\v"+adt+"\x1c\r")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	go func() {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond)
 		<-out
 	}()
 	if err := l.Feed(context.Background(), []byte("\v"+adt+"\x1c\r\v"+adt[:20])); err != nil {

@@ -38,25 +38,26 @@ func (d *Decoder) unframed(p []byte) {
 			d.held = d.held[:0]
 		default:
 			d.held = d.held[:0]
+			one := p[:1]
 			p = p[1:]
 			switch b {
 			case fs:
 				d.notes |= framed
-				d.mark('f', []byte{b})
+				d.mark('f', one)
 				d.finishUnframed()
 			case vt:
 				d.finishUnframed()
 				d.notes |= framed
-				d.mark('f', []byte{b})
+				d.mark('f', one)
 			case cr, lf, nul:
 				if len(d.data) > 0 || d.over {
-					d.take([]byte{b})
+					d.take(one)
 				} else {
-					d.drop([]byte{b})
+					d.drop(one)
 				}
 			default:
 				d.state = inside
-				d.body([]byte{b})
+				d.body(one)
 			}
 		}
 	}

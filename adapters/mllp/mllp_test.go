@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -281,6 +282,62 @@ func TestUnframed(t *testing.T) {
 	if f := r.Next(t); string(f.Data) != adapterstest.Message(3)+"OBX|2|NM|x||12" || !slices.Equal(f.Notes, []string{adapters.NoteUnterminated}) {
 		t.Fatalf("it came as %q %v", f.Data, f.Notes)
 	}
+}
+
+// A monitor that leaves out the last 0D and waits for its answer gets one, even if nothing more comes.
+func TestNoTrailingCR(t *testing.T) {
+	r := adapterstest.Start(t, newAdapter(t, mllp.Config{IdleEnd: 20 * time.Millisecond}))
+	conn := dial(t, r)
+	defer conn.Close()
+	io.WriteString(conn, "\v"+adapterstest.Message(1)+"\x1c")
+	f := r.Next(t)
+	if string(f.Data) != adapterstest.Message(1) || !slices.Equal(f.Notes, []string{adapters.NoteNoTrailingCR}) {
+		t.Fatalf("it came as %q %v", f.Data, f.Notes)
+	}
+	f.Reply([]byte("yes"))
+	if got := adapterstest.Acks(t, conn, 1)[0]; got != "yes" {
+		t.Fatalf("the monitor got %q", got)
+	}
+}
+
+// A flood of connections, with garbage or nothing in them, costs no memory and no place: a monitor that is connected goes on, and
+// another finds room afterwards.
+func TestFlood(t *testing.T) {
+	adapterstest.Goroutines(t)
+	r := adapterstest.Start(t, newAdapter(t, mllp.Config{MaxConnections: 4}))
+	good := dial(t, r)
+	defer good.Close()
+	r.Await(t, "the monitor", func(s adapters.Status) bool { return s.Connections == 1 })
+	var flood []net.Conn
+	for i := range 300 {
+		conn, err := net.Dial("tcp", r.Status().Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\n%d\x00\xff", i)
+		flood = append(flood, conn)
+	}
+	for n := range 3 {
+		good.Write(adapterstest.MLLP(adapterstest.Message(n)))
+		f := r.Next(t)
+		if string(f.Data) != adapterstest.Message(n) {
+			t.Fatalf("it came as %q", f.Data)
+		}
+		f.Reply([]byte("yes"))
+		adapterstest.Acks(t, good, 1)
+	}
+	s := r.Await(t, "most refused", func(s adapters.Status) bool { return s.Refused == 297 })
+	if s.Connections > 4 || s.Frames != 3 {
+		t.Fatalf("status: %+v", s)
+	}
+	for _, conn := range flood {
+		conn.Close()
+	}
+	r.Await(t, "room", func(s adapters.Status) bool { return s.Connections == 1 })
+	another := dial(t, r)
+	defer another.Close()
+	another.Write(adapterstest.MLLP(adapterstest.Message(9)))
+	r.Next(t).Reply(nil)
 }
 
 // HLLP refuses a damaged block in its place among the answers, and sends its own last block again when that was damaged.

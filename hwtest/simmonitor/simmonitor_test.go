@@ -213,7 +213,7 @@ func TestResend(t *testing.T) {
 		b.mu.Lock()
 		b.frames = nil
 		b.mu.Unlock()
-		r := sim(t, options{Count: 3, Rate: 100, Resend: 2, Timeout: 60 * time.Millisecond}, scenario+"@"+listening(t, b)).play(t.Context())
+		r := sim(t, options{Count: 3, Rate: 100, Resend: 2, Timeout: 300 * time.Millisecond}, scenario+"@"+listening(t, b)).play(t.Context())
 		if r.Sent != 3 || r.Acknowledged != 2 || r.Resent != 3 || r.Unanswered != 1 || r.Wrong != 0 {
 			t.Fatalf("%s: %+v", scenario, r)
 		}
@@ -241,7 +241,7 @@ func TestWrongAnswers(t *testing.T) {
 		}
 		return acknowledge(m)
 	})
-	r := sim(t, options{Count: 5, Rate: 100, Resend: 1, Timeout: 50 * time.Millisecond}, "philips-iic@"+listening(t, b)).play(t.Context())
+	r := sim(t, options{Count: 5, Rate: 100, Resend: 1, Timeout: 300 * time.Millisecond}, "philips-iic@"+listening(t, b)).play(t.Context())
 	// 1 refused; 2 wrong kind, then wrong message on the resend, given up; 3 wrong, then accepted; 4 and 5 accepted.
 	if r.Rejected != 1 || r.Wrong != 3 || r.Unanswered != 1 || r.Acknowledged != 3 || len(r.AcknowledgedIDs) != 3 {
 		t.Fatalf("%+v", r)

@@ -108,6 +108,36 @@ type peerRemoveCmd struct {
 
 func (c *peerRemoveCmd) Run() error { return c.dir().Registry().RemovePeer(c.Name) }
 
+type operatorCmd struct {
+	Add    operatorAddCmd    `cmd:"" help:"Make credentials with which the nats program sees streams and consumers, and no record."`
+	Remove operatorRemoveCmd `cmd:"" help:"Take them back."`
+}
+
+type operatorAddCmd struct {
+	data
+	Name string `arg:"" help:"Of the operator: 1 to 32 of a-z, 0-9 and -."`
+	Out  string `short:"o" required:"" placeholder:"DIR" help:"A new folder for the credentials."`
+}
+
+func (c *operatorAddCmd) Run() error {
+	conf, err := c.dir().Load()
+	if err != nil {
+		return err
+	}
+	if err := facility.AddOperator(c.dir(), conf, c.Name, c.Out); err != nil {
+		return err
+	}
+	fmt.Printf("Try: nats $(cat %s/flags) stream list\n", c.Out)
+	return nil
+}
+
+type operatorRemoveCmd struct {
+	data
+	Name string `arg:""`
+}
+
+func (c *operatorRemoveCmd) Run() error { return c.dir().Registry().RemoveOperator(c.Name) }
+
 type boxCmd struct {
 	Add          boxAddCmd          `cmd:"" help:"Enrol a box by its request: register it here and write its grant."`
 	Import       boxImportCmd       `cmd:"" help:"Take in a registration that another peer made."`

@@ -26,6 +26,7 @@ type cli struct {
 	Run      runCmd      `cmd:"" help:"Run the peer."`
 	Box      boxCmd      `cmd:"" help:"Enrol, import, list and revoke boxes."`
 	Peer     peerCmd     `cmd:"" help:"List and remove invited peers."`
+	Operator operatorCmd `cmd:"" help:"Let a person look at the streams with the nats program."`
 	Tail     tailCmd     `cmd:"" help:"Print verified Bundles as NDJSON, one line per record."`
 	Get      getCmd      `cmd:"" help:"Print one verified record."`
 	Export   exportCmd   `cmd:"" help:"Write records with their proofs, for verification with other tools."`

@@ -128,7 +128,12 @@ func newSite(t testing.TB, dir string) *site {
 	if s.conf, err = s.dir.Load(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.kill)
+	t.Cleanup(func() {
+		s.kill()
+		if os.Getenv("VP_DEBUG") != "" {
+			t.Log(s.log)
+		}
+	})
 	return s
 }
 

@@ -143,7 +143,7 @@ func (c *exportCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write("box.pem", []byte(r.DataKey)), write("README", fmt.Appendf(nil, exportReadme, r.Box, r.ID().Origin()))); err != nil {
+	if err := errors.Join(write("box.pem", []byte(r.DataKey)), write("README", fmt.Appendf(nil, exportReadme, r.Box))); err != nil {
 		return err
 	}
 	fmt.Printf("%d records of box %s are in %s; README there says how to verify them.\n", n, c.Box, c.Out)
@@ -158,7 +158,7 @@ const exportReadme = `Records of box %[1]s, each with the proof that the box has
 
 Whole records, with Python and openssl (docs/verify.py of vitalgate, 40 lines to read first):
 
-  for f in *.leaf; do python3 verify.py box.pem %[2]s "$f" "${f%%.leaf}.tlog-proof" || echo "BAD $f"; done
+  for f in *.leaf; do python3 verify.py box.pem "$f" "${f%%.leaf}.tlog-proof" %[1]s || echo "BAD $f"; done
 
 The signature alone, with openssl: the signed text is what stands between the first blank line of the proof and the next
 one; the last line is the origin and, in base64, 4 bytes that name the key and the ECDSA signature in DER.

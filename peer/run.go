@@ -107,8 +107,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 		p.log.Error("the registry is not whole", "error", p.broken)
 	}
 	mark := d.Registry().Mark()
-	boxes, peers := node.FromRegistry(p.state)
-	if p.node, err = node.Start(nc, boxes, peers, p.log); err != nil {
+	if p.node, err = node.Start(nc, node.FromRegistry(p.state), p.log); err != nil {
 		return err
 	}
 	defer p.node.Stop()
@@ -244,8 +243,8 @@ func (p *peer) followRegistry(ctx context.Context, g *errgroup.Group, mark strin
 		if broken != nil {
 			p.log.Error("the registry is not whole", "error", broken)
 		}
-		boxes, peers := node.FromRegistry(s)
-		if err := p.node.Update(boxes, peers); err != nil {
+		m := node.FromRegistry(s)
+		if err := p.node.Update(m); err != nil {
 			p.log.Error("cannot follow the registry", "error", err)
 			broken = errors.Join(broken, err)
 		}
@@ -258,7 +257,7 @@ func (p *peer) followRegistry(ctx context.Context, g *errgroup.Group, mark strin
 		p.mu.Lock()
 		p.state, p.broken = s, broken
 		p.mu.Unlock()
-		p.log.Info("the registry has changed", "boxes", len(boxes), "peers", len(peers))
+		p.log.Info("the registry has changed", "boxes", len(m.Boxes), "peers", len(m.Peers), "operators", len(m.Operators))
 	}
 }
 

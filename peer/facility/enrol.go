@@ -191,5 +191,40 @@ func Join(d Dir, invitation string, c Config) (*Config, error) {
 	return &c, err
 }
 
-// DefaultInvitation is the file an invitation goes to where none is named.
-func DefaultInvitation(name string) string { return filepath.Clean(name + ".invitation.json") }
+// AddOperator makes the credentials with which the nats program may look at the streams of this peer, in a new folder,
+// with a context file for it.
+func AddOperator(d Dir, c *Config, name, out string) error {
+	ca, err := d.authority()
+	if err != nil {
+		return err
+	}
+	if c.BoxURL() == "" {
+		return errors.New("cannot add an operator: this peer has no address for NATS clients; set boxes.listen in peer.toml")
+	}
+	m, err := ca.member(c.Facility, "operator "+name, nil)
+	if err != nil {
+		return err
+	}
+	p, err := Pin(m.cert)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(out, 0o700); err != nil {
+		return fmt.Errorf("cannot write the operator's credentials: %w; name a new folder with -o", err)
+	}
+	at := func(file string) string { return filepath.Join(out, file) }
+	flags := fmt.Sprintf("--server %s --tlsfirst --tlsca %s --tlscert %s --tlskey %s --nkey %s --inbox-prefix _OPERATOR.%s\n",
+		c.BoxURL(), at("ca.pem"), at("tls.pem"), at("tls.key"), at("nkey"), name)
+	err = errors.Join(
+		put(at("ca.pem"), 0o644, []byte(m.ca)),
+		put(at("tls.pem"), 0o644, []byte(m.cert)),
+		put(at("tls.key"), 0o600, []byte(m.key)),
+		put(at("nkey"), 0o600, []byte(m.seed)),
+		put(at("flags"), 0o644, []byte(flags)),
+	)
+	if err != nil {
+		return err
+	}
+	return d.Registry().PutOperator(&registry.Operator{Version: registry.Version, Name: name, NKey: m.nkey, TLSKey: p,
+		Added: time.Now().UTC().Truncate(time.Second)})
+}

@@ -22,15 +22,18 @@ func FromFacility(d facility.Dir, c *facility.Config) (Config, error) {
 	}, nil
 }
 
-// FromRegistry is who may connect: boxes that are not revoked, and the invited peers.
-func FromRegistry(s registry.State) (boxes []Box, peers []Peer) {
+// FromRegistry is who may connect: boxes that are not revoked, the invited peers and the operators.
+func FromRegistry(s registry.State) (m Members) {
 	for _, r := range s.Boxes {
 		if r.Revoked == nil {
-			boxes = append(boxes, Box{ID: r.ID(), NKey: r.NKey, Pin: r.TLSKey})
+			m.Boxes = append(m.Boxes, Box{ID: r.ID(), NKey: r.NKey, Pin: r.TLSKey})
 		}
 	}
 	for _, p := range s.Peers {
-		peers = append(peers, Peer{Name: p.Name, NKey: p.NKey, Pin: p.TLSKey})
+		m.Peers = append(m.Peers, Peer{Name: p.Name, NKey: p.NKey, Pin: p.TLSKey})
 	}
-	return boxes, peers
+	for _, o := range s.Operators {
+		m.Operators = append(m.Operators, Operator{Name: o.Name, NKey: o.NKey, Pin: o.TLSKey})
+	}
+	return m
 }

@@ -5,6 +5,7 @@
 // What the network can do at most (all allow-lists, held by tests):
 //
 //	a box       publishes obs.<facility>.<box>, receives its own acknowledgements under _ACK.<box>., nothing else
+//	an operator asks for the state of streams and consumers, receives the answers, never a record
 //	a ward peer sends and receives peer.> and the answers to its own requests, nothing else
 //	a stranger  gets no byte: the TLS handshake comes first and needs a certificate that is pinned
 package node
@@ -68,6 +69,20 @@ type Peer struct {
 	Pin  string
 }
 
+// Operator is a person with the nats program.
+type Operator struct {
+	Name string
+	NKey string
+	Pin  string
+}
+
+// Members are all who may connect.
+type Members struct {
+	Boxes     []Box
+	Peers     []Peer
+	Operators []Operator
+}
+
 // Node is a running server.
 type Node struct {
 	config Config
@@ -81,14 +96,14 @@ type Node struct {
 }
 
 // Start runs the server and returns once it takes connections.
-func Start(c Config, boxes []Box, peers []Peer, log *slog.Logger) (*Node, error) {
+func Start(c Config, m Members, log *slog.Logger) (*Node, error) {
 	for _, a := range []string{c.ListenBoxes, c.ListenPeers} {
 		if err := free(a); err != nil {
 			return nil, err
 		}
 	}
 	n := &Node{config: c, log: log, known: map[record.BoxID]bool{}}
-	for _, b := range boxes {
+	for _, b := range m.Boxes {
 		n.known[b.ID] = true
 	}
 	var err error
@@ -98,7 +113,7 @@ func Start(c Config, boxes []Box, peers []Peer, log *slog.Logger) (*Node, error)
 	if n.peers, err = nkeys.CreateUser(); err != nil {
 		return nil, fmt.Errorf("cannot make a key: %w", err)
 	}
-	o, err := n.options(boxes, peers)
+	o, err := n.options(m)
 	if err != nil {
 		return nil, err
 	}
@@ -116,13 +131,13 @@ func Start(c Config, boxes []Box, peers []Peer, log *slog.Logger) (*Node, error)
 
 // Update puts the registry's present state into force: accounts, permissions and pinned certificates. Connections
 // of what is no longer registered are cut.
-func (n *Node) Update(boxes []Box, peers []Peer) error {
+func (n *Node) Update(m Members) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	// For a new box twice, because nats-server 2.15.2 makes the account at the first reload and subscribes to its
 	// service imports only where it finds the account already there: else the box gets "no responders".
-	reloads, now := 1, make(map[record.BoxID]bool, len(boxes))
-	for _, b := range boxes {
+	reloads, now := 1, make(map[record.BoxID]bool, len(m.Boxes))
+	for _, b := range m.Boxes {
 		now[b.ID] = true
 		if !n.known[b.ID] {
 			reloads = 2
@@ -130,7 +145,7 @@ func (n *Node) Update(boxes []Box, peers []Peer) error {
 	}
 	n.known = now
 	for range reloads {
-		o, err := n.options(boxes, peers)
+		o, err := n.options(m)
 		if err != nil {
 			return err
 		}
@@ -225,8 +240,8 @@ func free(address string) error {
 	return l.Close()
 }
 
-func (n *Node) options(boxes []Box, peers []Peer) (*server.Options, error) {
-	text, err := n.text(boxes, peers)
+func (n *Node) options(m Members) (*server.Options, error) {
+	text, err := n.text(m)
 	if err != nil {
 		return nil, err
 	}
@@ -234,20 +249,23 @@ func (n *Node) options(boxes []Box, peers []Peer) (*server.Options, error) {
 	if err := o.ProcessConfigString(text); err != nil {
 		return nil, fmt.Errorf("cannot configure the NATS server: %w", err)
 	}
-	o.NoSigs = true
+	o.NoSigs, o.DisableJetStreamBanner = true, true
 	o.DontListen = n.config.ListenBoxes == ""
 	if o.TLSConfig != nil {
-		o.TLSConfig.VerifyConnection = pinned(boxes)
+		o.TLSConfig.VerifyConnection = pinned(m)
 	}
 	return o, nil
 }
 
-// pinned lets only the certificates of registered boxes through the TLS handshake. The server's own pinned_certs would
+// pinned lets only the certificates of registered boxes and operators through the TLS handshake. The server's own pinned_certs would
 // cut our in-process connections, which have no certificate, at every change of the registry.
-func pinned(boxes []Box) func(tls.ConnectionState) error {
-	pins := make(map[string]bool, len(boxes))
-	for _, b := range boxes {
+func pinned(m Members) func(tls.ConnectionState) error {
+	pins := map[string]bool{}
+	for _, b := range m.Boxes {
 		pins[b.Pin] = true
+	}
+	for _, o := range m.Operators {
+		pins[o.Pin] = true
 	}
 	return func(s tls.ConnectionState) error {
 		if len(s.PeerCertificates) == 0 {
@@ -255,14 +273,14 @@ func pinned(boxes []Box) func(tls.ConnectionState) error {
 		}
 		sum := sha256.Sum256(s.PeerCertificates[0].RawSubjectPublicKeyInfo)
 		if !pins[hex.EncodeToString(sum[:])] {
-			return errors.New("the client certificate is of no registered box")
+			return errors.New("the client certificate is not registered")
 		}
 		return nil
 	}
 }
 
 // text is the server's whole configuration. It holds this peer's seed, so it is never written or logged.
-func (n *Node) text(boxes []Box, peers []Peer) (string, error) {
+func (n *Node) text(m Members) (string, error) {
 	c := &n.config
 	ingest, err := n.ingest.PublicKey()
 	if err != nil {
@@ -307,7 +325,7 @@ logtime: false`)
 			t.line(`host: %s`, host)
 			t.raw("port: " + port + "\ntls {")
 			pins := []string{c.Pin}
-			for _, p := range peers {
+			for _, p := range m.Peers {
 				pins = append(pins, p.Pin)
 			}
 			t.tls(c, pins)
@@ -327,14 +345,23 @@ logtime: false`)
 
 	t.raw("accounts {\nINGEST {\njetstream: enabled\nusers: [ {")
 	t.line(`nkey: %s`, ingest)
-	t.raw("allowed_connection_types: [\"IN_PROCESS\"]\n} ]\nexports: [")
-	for _, b := range boxes {
+	t.raw("allowed_connection_types: [\"IN_PROCESS\"]\n}")
+	for _, o := range m.Operators {
+		t.line(`{ nkey: %s, allowed_connection_types: ["STANDARD"], permissions {`, o.NKey)
+		t.raw("publish {")
+		t.list("allow", []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*"})
+		t.raw("}\nsubscribe {")
+		t.list("allow", []string{"_OPERATOR." + o.Name + ".>"})
+		t.raw("} } }")
+	}
+	t.raw("]\nexports: [")
+	for _, b := range m.Boxes {
 		t.line(`{ service: %s, accounts: [ %s ] }`, b.ID.Subject(), account(b.ID))
 	}
 	t.raw("]\n}\nPEERS {\nusers: [ {")
 	t.line(`nkey: %s`, own)
 	t.raw("allowed_connection_types: [\"IN_PROCESS\"]\n}")
-	for _, p := range peers {
+	for _, p := range m.Peers {
 		t.line(`{ nkey: %s, allowed_connection_types: ["LEAFNODE"], permissions {`, p.NKey)
 		t.raw("publish {")
 		t.list("allow", []string{"peer.head.>", "peer.pull.>", "_PEER.*.>"})
@@ -343,7 +370,7 @@ logtime: false`)
 		t.raw("} } }")
 	}
 	t.raw("]\n}")
-	for _, b := range boxes {
+	for _, b := range m.Boxes {
 		t.line(`%s {`, account(b.ID))
 		t.line(`imports: [ { service: { account: INGEST, subject: %s } } ]`, b.ID.Subject())
 		// Two connections, because the server may not have noticed yet that the first one is dead.

@@ -80,8 +80,8 @@ func start(t *testing.T, d facility.Dir, c *facility.Config) (*node.Node, jetstr
 	if err != nil {
 		t.Fatal(err)
 	}
-	boxes, peers := node.FromRegistry(s)
-	n, err := node.Start(nc, boxes, peers, slog.New(slog.DiscardHandler))
+	m := node.FromRegistry(s)
+	n, err := node.Start(nc, m, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func start(t *testing.T, d facility.Dir, c *facility.Config) (*node.Node, jetstr
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range boxes {
+	for _, b := range m.Boxes {
 		if _, err := n.Stream(context.Background(), js, b.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -116,8 +116,8 @@ func (h *hub) update() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	boxes, peers := node.FromRegistry(s)
-	if err := h.node.Update(boxes, peers); err != nil {
+	m := node.FromRegistry(s)
+	if err := h.node.Update(m); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -426,7 +426,7 @@ func TestPortInUseNamesTheRemedy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = node.Start(c, nil, nil, slog.New(slog.DiscardHandler))
+	_, err = node.Start(c, node.Members{}, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), h.conf.Peers.Listen) || !strings.Contains(err.Error(), "peer.toml") {
 		t.Errorf("got %v, want an error that names the address and the file", fmt.Sprint(err))
 	}

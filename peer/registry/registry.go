@@ -142,23 +142,37 @@ type Peer struct {
 }
 
 // Check says whether the entry is well formed.
-func (p *Peer) Check() error {
-	if p.Version != Version {
-		return fmt.Errorf("version is %d, this program knows %d", p.Version, Version)
+func (p *Peer) Check() error { return checkMember(p.Version, p.Name, p.NKey, p.TLSKey) }
+
+// Operator is a person who may look at the streams, and at nothing in them, with the nats program.
+type Operator struct {
+	Version int       `json:"version"`
+	Name    string    `json:"name"`
+	NKey    string    `json:"nkey"`
+	TLSKey  string    `json:"tls_key"`
+	Added   time.Time `json:"added"`
+}
+
+// Check says whether the entry is well formed.
+func (o *Operator) Check() error { return checkMember(o.Version, o.Name, o.NKey, o.TLSKey) }
+
+func checkMember(version int, name, nkey, pin string) error {
+	if version != Version {
+		return fmt.Errorf("version is %d, this program knows %d", version, Version)
 	}
-	if !(record.BoxID{Facility: "f", Name: p.Name}).Valid() {
-		return fmt.Errorf("name: %q is not 1 to 32 of a-z, 0-9 and -", p.Name)
+	if !(record.BoxID{Facility: "f", Name: name}).Valid() {
+		return fmt.Errorf("name: %q is not 1 to 32 of a-z, 0-9 and -", name)
 	}
-	if !nkeys.IsValidPublicUserKey(p.NKey) {
+	if !nkeys.IsValidPublicUserKey(nkey) {
 		return errors.New("nkey: is not a public NATS user key (U…)")
 	}
-	if err := checkPin(p.TLSKey); err != nil {
+	if err := checkPin(pin); err != nil {
 		return fmt.Errorf("tls_key: %w", err)
 	}
 	return nil
 }
 
-// Registry is the folder: boxes/<facility>/<name>.json and peers/<name>.json.
+// Registry is the folder: boxes/<facility>/<name>.json, peers/<name>.json and operators/<name>.json.
 type Registry struct{ dir string }
 
 // At is the registry in dir, which need not exist yet.
@@ -170,10 +184,15 @@ func (g Registry) boxPath(id record.BoxID) string {
 
 func (g Registry) peerPath(name string) string { return filepath.Join(g.dir, "peers", name+".json") }
 
+func (g Registry) operatorPath(name string) string {
+	return filepath.Join(g.dir, "operators", name+".json")
+}
+
 // State is what the registry holds.
 type State struct {
-	Boxes []*Registration // by id
-	Peers []*Peer         // by name
+	Boxes     []*Registration // by id
+	Peers     []*Peer         // by name
+	Operators []*Operator     // by name
 }
 
 // Box is the registration of id, or nil.
@@ -227,13 +246,26 @@ func (g Registry) Load() (s State, err error) {
 			s.Peers = append(s.Peers, &p)
 		}
 	})
+	bad = append(bad, err)
+	err = walk(filepath.Join(g.dir, "operators"), func(path string) {
+		var o Operator
+		if err := read(path, &o); err != nil {
+			bad = append(bad, err)
+		} else if err := o.Check(); err != nil {
+			bad = append(bad, fmt.Errorf("cannot use the operator entry %s: %w", path, err))
+		} else if path != g.operatorPath(o.Name) {
+			bad = append(bad, fmt.Errorf("cannot use the operator entry %s: it is of operator %s", path, o.Name))
+		} else if claim(path, "operator "+o.Name, o.NKey, o.TLSKey) {
+			s.Operators = append(s.Operators, &o)
+		}
+	})
 	return s, errors.Join(append(bad, err)...)
 }
 
 // Mark changes whenever a file of the registry does.
 func (g Registry) Mark() string {
 	var b strings.Builder
-	for _, dir := range []string{"boxes", "peers"} {
+	for _, dir := range []string{"boxes", "peers", "operators"} {
 		walk(filepath.Join(g.dir, dir), func(path string) {
 			if i, err := os.Stat(path); err == nil {
 				fmt.Fprintf(&b, "%s %d %d\n", path, i.Size(), i.ModTime().UnixNano())
@@ -285,6 +317,26 @@ func (g Registry) RemovePeer(name string) error {
 	err := os.Remove(g.peerPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove peer %q: there is none of that name; vitalpeer peer list shows all", name)
+	}
+	return err
+}
+
+// PutOperator adds an operator; it replaces none.
+func (g Registry) PutOperator(o *Operator) error {
+	if err := o.Check(); err != nil {
+		return fmt.Errorf("cannot add operator %q: %w", o.Name, err)
+	}
+	if _, err := os.Stat(g.operatorPath(o.Name)); err == nil {
+		return fmt.Errorf("cannot add operator %s: there is one of that name; choose another, or remove it first (vitalpeer operator remove %s)", o.Name, o.Name)
+	}
+	return write(g.operatorPath(o.Name), o)
+}
+
+// RemoveOperator takes back what PutOperator gave.
+func (g Registry) RemoveOperator(name string) error {
+	err := os.Remove(g.operatorPath(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove operator %q: there is none of that name", name)
 	}
 	return err
 }

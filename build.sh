@@ -24,9 +24,8 @@ compile() {
 }
 
 tpm_note() {
-	if [ -c /dev/tpmrm0 ]; then say "TPM: /dev/tpmrm0"
-	elif command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null; then say "TPM: emulated TPM (swtpm)"
-	else say "TPM: NOT A TPM (software key). Install swtpm and swtpm-tools for an emulated one."; fi
+	if command -v swtpm >/dev/null && command -v swtpm_setup >/dev/null; then say "the demo's box has an emulated TPM (swtpm)"
+	else say "the demo's box has NOT A TPM (software key). Install swtpm and swtpm-tools for an emulated one."; fi
 }
 
 cmd_build() {
@@ -44,7 +43,6 @@ cmd_demo() {
 
 cmd_test() {
 	need_go
-	tpm_note
 	command -v swtpm >/dev/null || say "tests on an emulated TPM are skipped: install swtpm and swtpm-tools to run them."
 	[ -n "${VITALGATE_CORPUS:-}" ] || say "tests over a whole corpus of messages are skipped: set VITALGATE_CORPUS to its folder to run them."
 	go vet ./...

@@ -257,6 +257,18 @@ func (h *Hospital) Quarantined(peer string) (n int, err error) {
 	return n, err
 }
 
+// Label is what holds the box's key, in the box's own words.
+func (h *Hospital) Label(ctx context.Context) string {
+	out, err := h.Run(ctx, "vitalgate", "status", "--json", "--address", h.Status)
+	var r struct {
+		Protection string `json:"protection"`
+	}
+	if err != nil || json.Unmarshal(out, &r) != nil {
+		return "unknown"
+	}
+	return r.Protection
+}
+
 // Run runs one of the hospital's programs to its end and gives its output.
 func (h *Hospital) Run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	return command(ctx, h.bin(program), args...)

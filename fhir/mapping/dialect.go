@@ -275,6 +275,9 @@ func loadDialects(files embed.FS) ([]*Dialect, error) {
 	}
 	var all []*Dialect
 	for _, f := range folders {
+		if !f.IsDir() {
+			continue // README.md
+		}
 		d, err := loadDialect(files, f.Name())
 		if err != nil {
 			return nil, fmt.Errorf("cannot load dialect %s: %w", f.Name(), err)

@@ -68,7 +68,7 @@ type Result struct {
 	Local   int // under a local code
 	Absent  int // without a value, with a dataAbsentReason
 
-	Events []Event // data quality, in message order
+	Events []Event // data quality, in message order; the caller's to keep
 }
 
 // Event is a finding of data quality. It holds no value of the message.
@@ -124,8 +124,8 @@ const systemKind = "https://vitalgate.github.io/fhir/CodeSystem/observation-kind
 // local code systems: urn:vitalgate:codes:<coding system of the message, or dialect>.
 const localSystem = "urn:vitalgate:codes:"
 
-// AppendOutcome appends an OperationOutcome that says what is wrong with a message and where. The issue types follow
-// HL7 table 0357 as the v2-to-FHIR IG does for ERR-3; the location is the v2 one, as OBX[3]-5.1.
+// AppendOutcome appends an OperationOutcome that says what is wrong with a message and where: details hold the code of HL7
+// table 0357, the issue type is the FHIR one of the same meaning, the location is the v2 one, as OBX[3]-5.1.
 func AppendOutcome(dst []byte, errs ...*hl7.Error) []byte {
 	issues := make([]fhir.Issue, 0, len(errs)+1)
 	for _, e := range errs {

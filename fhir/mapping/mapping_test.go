@@ -248,6 +248,23 @@ func TestValueTypes(t *testing.T) {
 	}
 }
 
+// What stands for "no value" is no value, and no number: not in any dialect, and not where a number is sent as text.
+func TestNoValue(t *testing.T) {
+	for _, v := range []string{"---", "-?-", "***", "--", "-999", "-100", "8388607", "", `""`, "  "} {
+		for _, typ := range []string{"NM", "ST", ""} {
+			r := convert(t, "ihe-pcd01", header+"OBX|1|"+typ+"|147842^MDC_ECG_HEART_RATE^MDC|1.1.1.1|"+v+"|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F\n", context())
+			if r.Absent != 1 || r.Charted+r.Local != 0 {
+				t.Errorf("%s %q: %d charted, %d local, %d absent", typ, v, r.Charted, r.Local, r.Absent)
+			}
+		}
+	}
+	// A number inside the code's range is a number, whatever it means elsewhere.
+	r := convert(t, "xh80x", header+"OBX|1|NM|150087^MDC_PRESS_BLD_VEN_CENT_MEAN^MDC|1.1.1.1|-1|266016^MDC_DIM_MMHG^MDC|||||F\n", context())
+	if r.Charted != 1 {
+		t.Error("a venous pressure of -1 mmHg is lost")
+	}
+}
+
 // Status and flags that say "no result" keep the value and take the standard code away.
 func TestStatusAndFlags(t *testing.T) {
 	for _, c := range []struct {

@@ -77,6 +77,10 @@ func (c *Converter) readNumber(r *row, v hl7.Value, declared bool) {
 	if !ok {
 		comparator, number, bent, ok = comparedNumber(s)
 	}
+	if !ok && isMarks(s) {
+		r.absent = "unknown"
+		return
+	}
 	if !ok {
 		c.readText(r, v)
 		if declared && r.absent == "" {
@@ -94,6 +98,9 @@ func (c *Converter) readNumber(r *row, v hl7.Value, declared bool) {
 	r.numeric = true
 	r.value.Quantity = r.quantity(number, comparator)
 }
+
+// isMarks says whether a number's place holds only the marks that screens show for "no value": ---, -?-, ***, ???.
+func isMarks(s string) bool { return s != "" && strings.Trim(s, "-?*") == "" }
 
 // comparedNumber reads <5, <=5, >100, >=100.
 func comparedNumber(s string) (comparator, number string, bent, ok bool) {

@@ -57,7 +57,7 @@ type Leaf []byte
 type Header struct {
 	Box      BoxID
 	Index    uint64    // position in the log of the box, from 0
-	Kind     Kind      //
+	Kind     Kind      // what the leaf carries
 	Epoch    uint64    // index of the epoch leaf whose key seals the body; a control leaf names itself
 	Patient  string    // pseudonym, 32 hex digits; "" unknown
 	Observed time.Time // earliest time of what was observed, UTC, milliseconds; zero unknown

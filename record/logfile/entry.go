@@ -146,7 +146,7 @@ func openScanner(dir string, s segment, buffer int) (*scanner, header, error) {
 	if err != nil {
 		return nil, header{}, err
 	}
-	sc := &scanner{file: f, name: f.Name(), r: bufio.NewReaderSize(nil, buffer)}
+	sc := &scanner{file: f, name: f.Name(), r: bufio.NewReaderSize(nil, int(min(int64(buffer), max(s.size, 32<<10))))}
 	sc.grow(s.size)
 	kind, payload, err := sc.next()
 	var h header
@@ -248,7 +248,7 @@ func (s *scanner) failed(err error) error {
 func (s *scanner) vouched(at int64) (bool, error) {
 	const step = 1 << 20
 	size := len(appendMark(nil, 0))
-	buf := make([]byte, step+size)
+	buf := make([]byte, min(step+int64(size), s.limit-at))
 	for from := at + 1; from < s.limit; from += step {
 		n, err := s.file.ReadAt(buf[:min(int64(len(buf)), s.limit-from)], from)
 		if err != nil && err != io.EOF {

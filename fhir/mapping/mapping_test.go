@@ -433,3 +433,27 @@ func TestEquipmentByContainment(t *testing.T) {
 		t.Error("the heart rate does not come from the sender")
 	}
 }
+
+// The exported tables are FHIR, name every pair that is used, and are the same each time.
+func TestConceptMap(t *testing.T) {
+	for _, d := range append(mapping.Dialects(), nil) {
+		b := mapping.AppendConceptMap(nil, d)
+		if _, err := oracle().Unmarshal(b); err != nil {
+			t.Errorf("%v\n%s", err, clip(b))
+		}
+		if !bytes.Equal(b, mapping.AppendConceptMap(nil, d)) {
+			t.Error("the export differs from time to time")
+		}
+	}
+	d, _ := mapping.LookupDialect("mindray-pcd01")
+	b := mapping.AppendConceptMap(nil, d)
+	for _, want := range []string{
+		`{"code":"147842","display":"MDC_ECG_HEART_RATE","target":[{"code":"8867-4","display":"Heart rate","equivalence":"wider"}]}`,
+		`{"code":"268192","display":"MDC_DIM_DEGC","target":[{"code":"Cel","equivalence":"equivalent"}]}`,
+		`{"code":"150344","target":[{"code":"8310-5","display":"Body temperature","equivalence":"wider","comment":"only in the channels 1.2.5"}]}`,
+	} {
+		if !bytes.Contains(b, []byte(want)) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}

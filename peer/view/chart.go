@@ -70,7 +70,7 @@ func sign(n int64) int64 {
 }
 
 // spans are the lengths of time a chart may show.
-var spans = []time.Duration{5 * time.Minute, 15 * time.Minute, time.Hour, 3 * time.Hour, 6 * time.Hour}
+var spans = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 3 * time.Hour, 6 * time.Hour}
 
 // span is the shortest that reaches back to the first point.
 func span(traces []*trace, now time.Time, retention time.Duration) time.Duration {

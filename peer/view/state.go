@@ -442,6 +442,12 @@ func (sr *series) insert(v shown, now time.Time) bool {
 	i := 0
 	for i < len(sr.recent) {
 		c := order(&v, &sr.recent[i], now)
+		if c != 0 && v.again(&sr.recent[i]) {
+			if c > 0 {
+				sr.replace(i, v)
+			}
+			return false
+		}
 		if c > 0 {
 			break
 		}
@@ -481,6 +487,22 @@ func (sr *series) insert(v shown, now time.Time) bool {
 		sr.recent[1+j].rec = nil // only the value on show holds its record
 	}
 	return true
+}
+
+// again: monitors repeat an episodic value, as the last cuff pressure, in each message. It is one value.
+func (v *shown) again(have *shown) bool {
+	return v.at.Equal(have.at) && v.text == have.text && v.unit == have.unit && v.absent == have.absent
+}
+
+// replace lets the newer record vouch for value i.
+func (sr *series) replace(i int, v shown) {
+	if i == 0 {
+		sr.recent[0].rec.pins--
+		v.rec.pins++
+	} else {
+		v.rec, v.wave = nil, nil
+	}
+	sr.recent[i] = v
 }
 
 // plot adds the value's numbers to the curves, a gap where it is absent.

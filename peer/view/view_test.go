@@ -231,6 +231,23 @@ func TestSameMeasurementTwiceInOneMessage(t *testing.T) {
 	}
 }
 
+// The last cuff pressure stands in each message until the next: it is one value, vouched for by the newest record.
+func TestRepeatedValueIsOneValue(t *testing.T) {
+	v, now := newView(t, Options{})
+	for i := range uint64(20) {
+		say(v, i, noon.Add(time.Duration(i)*time.Second), record.KindVitals, bed12, heartRate(noon, "72"), observation(codeSpO2, noon.Add(time.Duration(i)*time.Second), quantity1("97", "%", "%")))
+	}
+	*now = noon.Add(20 * time.Second)
+	bed := page(t, v, bedPath(t, v, "ICU / 12"))
+	want(t, bed, "72 /min 20 s ago emulated TPM f1/gw1 19 Latest 1 ", "97 % 1 s ago emulated TPM f1/gw1 19 Latest 12")
+	if e := v.state.records[ref{"f1", "gw1", 19}]; e.pins != 2 {
+		t.Errorf("two values are on show, the record is held by %d", e.pins)
+	}
+	if e := v.state.records[ref{"f1", "gw1", 18}]; e.pins != 0 {
+		t.Errorf("nothing of the record is on show, it is held by %d", e.pins)
+	}
+}
+
 // Two channels with one code are two values; two monitors at one bed are never mixed.
 func TestChannelsAndMonitorsAreKeptApart(t *testing.T) {
 	v, _ := newView(t, Options{})

@@ -179,10 +179,8 @@ type overviewPage struct {
 type sourceRow struct {
 	Box, Protection string
 	Hardware        bool
-	Claims          string
 	Size            uint64
 	Boot            uint32
-	Records         uint64
 	Arrived         time.Time
 	Age             string
 }
@@ -237,8 +235,8 @@ func (v *View) overview(w http.ResponseWriter, r *http.Request) {
 	for _, s := range v.state.sources {
 		words, hardware := protectionWords(s.protection)
 		p.Sources = append(p.Sources, sourceRow{
-			Box: s.facility + "/" + s.box, Protection: words, Hardware: hardware, Claims: s.checkpoint.claims,
-			Size: s.checkpoint.size, Boot: s.checkpoint.boot, Records: s.records, Arrived: s.arrived, Age: age(now, s.arrived),
+			Box: s.facility + "/" + s.box, Protection: words, Hardware: hardware,
+			Size: s.checkpoint.size, Boot: s.checkpoint.boot, Arrived: s.arrived, Age: age(now, s.arrived),
 		})
 	}
 	for _, e := range v.state.uncharted {

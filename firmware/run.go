@@ -91,12 +91,9 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	boot := chip.Boot()
-	last := sp.LastCheckpoint()
 	line := pipeline.New(pipeline.Config{
 		Box: box, Monitors: monitors, Sealer: sealer, Spool: sp, Signer: chip, Health: board, Log: log, Dir: dirs.root,
-		Boot: record.Boot{Resets: boot.Resets, Restarts: boot.Restarts, Counter: boot.Counter, Protection: string(chip.Class()),
-			Software: version.String(), LastSize: last.Size, LastRoot: last.Root},
+		Protection: string(chip.Class()), Software: version.String(),
 	})
 
 	started := time.Now()

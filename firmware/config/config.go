@@ -49,7 +49,7 @@ type TPM struct {
 type Network struct {
 	Grant        string   `toml:"grant" default:"" example:"/etc/vitalgate/gw1.grant.json" doc:"grant file from the facility (vitalpeer box add); without one the box does not run, because nobody could read its records"`
 	BatchRecords int      `toml:"batch_records" default:"500" doc:"most records in one atomic batch, 1 to 1000"`
-	AckTimeout   Duration `toml:"ack_timeout" default:"3s" doc:"how long the leaf node may take to acknowledge a batch before it is sent again"`
+	AckTimeout   Duration `toml:"ack_timeout" default:"1500ms" doc:"how long the leaf node may take to acknowledge a batch before it is sent again"`
 }
 
 // Spool is the store-and-forward log.

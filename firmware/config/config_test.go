@@ -31,7 +31,7 @@ func TestDefaultsStandWhereAKeyIsAbsent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Spool.Quota != 4<<30 || c.Network.AckTimeout != config.Duration(3*time.Second) || c.TPM.Source != "auto" {
+	if c.Spool.Quota != 4<<30 || c.Network.AckTimeout != config.Duration(1500*time.Millisecond) || c.TPM.Source != "auto" {
 		t.Errorf("defaults: %+v", c)
 	}
 	a, b := c.Monitors[0], c.Monitors[1]

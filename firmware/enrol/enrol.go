@@ -23,13 +23,14 @@ import (
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
+	"github.com/vitalgate/vitalgate/tpm"
 )
 
 // Identity is what package tpm offers of the box's keys.
 type Identity interface {
 	Data() crypto.Signer
 	TLS() crypto.Signer
-	Label() string
+	Class() tpm.Class
 }
 
 const seedFile = "nats.nk"
@@ -61,7 +62,7 @@ func Request(box record.BoxID, id Identity, dir string) (*enrolment.Request, err
 	return &enrolment.Request{
 		Version: enrolment.Version, Box: box.String(), DataKey: dataPEM,
 		TLSRequest: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})),
-		NKey:       public, Protection: id.Label(), Software: version.String(),
+		NKey:       public, Protection: string(id.Class()), Software: version.String(),
 	}, nil
 }
 

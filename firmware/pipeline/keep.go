@@ -14,26 +14,43 @@ import (
 // acknowledgement leaves when the spool says that the reading is on disk.
 func (p *Pipeline) keep(known *resent, in <-chan *reading) {
 	begun := p.begin() == nil
-	for r := range in {
-		err := error(nil)
-		if !begun {
-			err = p.begin()
-			begun = err == nil
-		}
-		if begun {
-			err = p.keepOne(known, r)
-		}
-		if err != nil {
-			p.refuse(r, err)
+	sweep := time.NewTicker(30 * time.Second)
+	defer sweep.Stop()
+	for {
+		select {
+		case r, ok := <-in:
+			if !ok {
+				p.Sealer.End()
+				return
+			}
+			err := error(nil)
+			if !begun {
+				err = p.begin()
+				begun = err == nil
+			}
+			if begun {
+				err = p.keepOne(known, r)
+			}
+			if err != nil {
+				p.refuse(r, err)
+			}
+		case <-p.resets:
+			begun = p.begin() == nil
+		case <-sweep.C: // keys end in time though no reading comes
+			p.Sealer.Expire()
 		}
 	}
 }
 
-// begin puts the boot leaf in front of this run's records.
+// begin puts a boot leaf in front of the records to come.
 func (p *Pipeline) begin() error {
-	boot, err := p.Sealer.Boot(p.Spool.Next(), p.Boot)
+	boot, last := p.Signer.Boot(), p.Spool.LastCheckpoint()
+	leaf, err := p.Sealer.Boot(p.Spool.Next(), record.Boot{
+		Resets: boot.Resets, Restarts: boot.Restarts, Counter: boot.Counter, Protection: p.Protection, Software: p.Software,
+		LastSize: last.Size, LastRoot: last.Root,
+	})
 	if err == nil {
-		err = p.Spool.Append([]record.Leaf{boot}, func(error) {})
+		err = p.Spool.Append([]record.Leaf{leaf}, func(error) {})
 	}
 	if err != nil {
 		return fmt.Errorf("cannot begin the log: %w", err)

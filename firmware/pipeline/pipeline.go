@@ -20,6 +20,7 @@ import (
 	"github.com/vitalgate/vitalgate/firmware/health"
 	"github.com/vitalgate/vitalgate/firmware/spool"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/tpm"
 )
 
 // Monitor is one configured monitor.
@@ -33,7 +34,8 @@ type Monitor struct {
 // Signer is the box's identity as the pipeline needs it.
 type Signer interface {
 	Data() crypto.Signer    // the key of the log, ECDSA P-256
-	Clock() (uint64, error) // ms since the TPM's clock began
+	Clock() (uint64, error) // ms since the TPM's clock began; it may go back when the chip is reset, and then Boot differs
+	Boot() tpm.Boot
 }
 
 // Config is what a pipeline is made of.
@@ -43,7 +45,8 @@ type Config struct {
 	Sealer     *record.Sealer
 	Spool      *spool.Spool
 	Signer     Signer
-	Boot       record.Boot // the first leaf of this run
+	Protection string // the class of the key, as the box words it
+	Software   string // name and version, one line
 	Health     *health.Board
 	Log        *slog.Logger
 	Dir        string        // where the keys for messages sent again are kept
@@ -54,6 +57,8 @@ type Config struct {
 type Pipeline struct {
 	Config
 	counters []*Counters
+	booted   tpm.Boot      // as of the last signature
+	resets   chan struct{} // the chip was reset under us: a boot leaf is due
 }
 
 // New makes a pipeline; Run starts it.
@@ -61,7 +66,7 @@ func New(c Config) *Pipeline {
 	if c.RetryAfter == 0 {
 		c.RetryAfter = time.Second
 	}
-	p := &Pipeline{Config: c}
+	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan struct{}, 1)}
 	for range c.Monitors {
 		p.counters = append(p.counters, &Counters{})
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/vitalgate/vitalgate/firmware/pipeline"
 	"github.com/vitalgate/vitalgate/firmware/spool"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/tpm"
 )
 
 // bedside is an adapter that a test speaks through.
@@ -85,9 +86,13 @@ func wait(t testing.TB, answer <-chan []byte) string {
 type chip struct {
 	key    *ecdsa.PrivateKey
 	broken atomic.Bool
+	resets atomic.Uint32
 }
 
 func (c *chip) Data() crypto.Signer { return c }
+func (c *chip) Boot() tpm.Boot {
+	return tpm.Boot{Resets: c.resets.Load(), Counter: 1}
+}
 func (c *chip) Clock() (uint64, error) {
 	if c.broken.Load() {
 		return 0, errors.New("no answer from the chip")
@@ -141,7 +146,7 @@ func start(t testing.TB, dir, dialect string, quota int64) *box {
 	b := &box{bedside: newBedside("bed-1"), spool: sp, health: &health.Board{}, chip: &chip{key: key}, secret: secret, log: &bytes.Buffer{}}
 	b.pipeline = pipeline.New(pipeline.Config{
 		Box: id, Sealer: sealer, Spool: sp, Signer: b.chip, Health: b.health, Log: slog.New(slog.NewJSONHandler(&syncWriter{w: b.log}, nil)),
-		Boot: record.Boot{Protection: "software", Software: "test"}, Dir: dir, RetryAfter: 10 * time.Millisecond,
+		Protection: "software", Software: "test", Dir: dir, RetryAfter: 10 * time.Millisecond,
 		Monitors: []pipeline.Monitor{{Name: "bed-1", Adapter: b.bedside, Dialect: d, Context: mapping.Context{Box: "f1/gw1", Monitor: "bed-1", Zone: time.UTC}}},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -310,7 +315,7 @@ func TestADeadChipStopsNoReading(t *testing.T) {
 	for b.health.Ready() && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
-	if c := b.health.Conditions(); len(c) != 1 || c[0].Code != "tpm-failed" || c[0].Remedy == "" {
+	if c := b.health.Conditions(); len(c) != 1 || c[0].Code != "not-signed" || c[0].Remedy == "" {
 		t.Errorf("conditions %+v", c)
 	}
 	b.chip.broken.Store(false)
@@ -322,6 +327,39 @@ func TestADeadChipStopsNoReading(t *testing.T) {
 	}
 	if !b.health.Ready() {
 		t.Errorf("the condition stays: %+v", b.health.Conditions())
+	}
+}
+
+func TestAResetOfTheChipIsWrittenIntoTheLog(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	wait(t, b.send(t, heartRate("A1", 1, 72)))
+	b.contents(t)
+	b.chip.resets.Store(7)
+	wait(t, b.send(t, heartRate("A2", 2, 72)))
+	boots := func() (resets []uint32) {
+		b.contents(t)
+		if err := b.spool.Latest(100, func(l record.Leaf) {
+			if h, body, err := record.ParseLeaf(l); err == nil && h.Kind == record.KindBoot {
+				boot, err := record.ParseBoot(body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resets = append(resets, boot.Resets)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return resets
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for len(boots()) < 2 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if got := boots(); len(got) != 2 || got[0] != 0 || got[1] != 7 {
+		t.Errorf("boot leaves with resets %v", got)
+	}
+	if c := b.spool.LastCheckpoint(); c.Boot != 7 {
+		t.Errorf("the checkpoint says boot %d", c.Boot)
 	}
 }
 

@@ -3,9 +3,11 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/vitalgate/vitalgate/firmware/health"
+	"github.com/vitalgate/vitalgate/firmware/spool"
 	"github.com/vitalgate/vitalgate/record"
 )
 
@@ -22,12 +24,11 @@ func (p *Pipeline) sign(ctx context.Context) error {
 			return err
 		}
 		if err := p.signTree(tree); err != nil {
-			if errors.Is(err, errSpool) {
+			if errors.Is(err, spool.ErrDisk) || errors.Is(err, spool.ErrClosed) {
 				return err
 			}
 			failing = true
-			if p.Health.Set(health.Condition{Code: "tpm-failed", Severity: health.Critical, Sentence: "The TPM does not sign: " + err.Error() + ". Readings are kept on the box but not published.",
-				Remedy: "Nothing is lost. If it stays so for minutes, restart the box; if it comes back, the TPM must be replaced and the box enrolled anew."}) {
+			if p.Health.Set(trouble(err)) {
 				p.Log.Error("cannot sign", "error", err)
 			}
 			select {
@@ -39,30 +40,51 @@ func (p *Pipeline) sign(ctx context.Context) error {
 		}
 		if failing {
 			failing = false
-			p.Health.Clear("tpm-failed", "")
+			p.Health.Clear("not-signed", "")
 			p.Log.Info("signing again")
 		}
 	}
 }
 
-// errSpool marks an error of the disk, which ends the loop, as against one of the chip, which is tried again.
-var errSpool = errors.New("cannot keep a checkpoint")
+// trouble is the condition of a checkpoint that could not be made; it is tried again. Nothing is lost meanwhile.
+func trouble(err error) health.Condition {
+	c := health.Condition{Code: "not-signed", Severity: health.Critical}
+	if errors.Is(err, errKeep) {
+		c.Sentence = "Signatures are not kept: " + err.Error() + ". Readings are not published."
+		c.Remedy = "The box's disk is full or fails. It goes on by itself when there is room; if it stays so, replace the box's storage."
+		return c
+	}
+	c.Sentence = "The TPM does not sign: " + err.Error() + ". Readings are kept on the box but not published."
+	c.Remedy = "If it stays so for minutes, restart the box; if it comes back, the TPM must be replaced and the box enrolled anew."
+	return c
+}
+
+// errKeep tells a fault of the disk from one of the chip.
+var errKeep = errors.New("cannot keep a checkpoint")
 
 func (p *Pipeline) signTree(tree record.Tree) error {
 	clock, err := p.Signer.Clock()
 	if err != nil {
 		return err
 	}
+	boot := p.Signer.Boot()
+	if boot != p.booted {
+		p.booted = boot
+		select {
+		case p.resets <- struct{}{}:
+		default: // one boot leaf is due already
+		}
+	}
 	c := record.Checkpoint{
 		Origin: p.Box.Origin(), Size: tree.Size(), Root: tree.Root(),
-		Boot: p.Boot.Resets, Clock: clock, Counter: p.Boot.Counter, Protection: p.Boot.Protection,
+		Boot: boot.Resets, Clock: clock, Counter: boot.Counter, Protection: p.Protection,
 	}
 	sc, err := c.Sign(p.Signer.Data())
 	if err != nil {
 		return err
 	}
 	if err := p.Spool.AddCheckpoint(sc, c); err != nil {
-		return errors.Join(errSpool, err)
+		return fmt.Errorf("%w: %w", errKeep, err)
 	}
 	return nil
 }

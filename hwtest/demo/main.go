@@ -105,7 +105,11 @@ zone = "UTC"
 			err = errors.Join(err, e)
 		}
 	}()
-	fmt.Printf("the box's key: %s\n", h.Label(ctx))
+	label, err := h.Label()
+	if err != nil {
+		return false, err
+	}
+	fmt.Printf("the box's key: %s\n", label)
 	fmt.Printf("beds, trends and the provenance of every value: http://%s/\nstatus of the box: http://%s/\n\n", h.Page, h.Status)
 
 	play := ctx

@@ -38,6 +38,7 @@ type Hospital struct {
 	Hub, Ward, Gateway *Process
 	BoxWire, PeerWire  *Wire  // box to ward, ward to hub
 	Page, Status       string // addresses of the hub's page and of the box's status
+	wardPage           string
 }
 
 // New lays everything out and enrols the box; Start begins it.
@@ -55,8 +56,8 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 		defer lis.Close()
 		return lis.Addr().String()
 	}
-	hubBoxes, hubPeers, wardBoxes, wardPage := free(), free(), free(), free()
-	h.Status, h.Page = free(), o.HubPage
+	hubBoxes, hubPeers, wardBoxes := free(), free(), free()
+	h.Status, h.wardPage, h.Page = free(), free(), o.HubPage
 	if h.Page == "" {
 		h.Page = free()
 	}
@@ -81,7 +82,7 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 	if err := h.do(ctx, "vitalpeer", "invite", "ward1", "--data", hub, "--boxes", wardBoxes, "-o", invitation); err != nil {
 		return nil, err
 	}
-	if err := h.do(ctx, "vitalpeer", "init", "--join", invitation, "--data", ward, "--listen-boxes", wardBoxes, "--page", wardPage); err != nil {
+	if err := h.do(ctx, "vitalpeer", "init", "--join", invitation, "--data", ward, "--listen-boxes", wardBoxes, "--page", h.wardPage); err != nil {
 		return nil, err
 	}
 	if err := replaceIn(filepath.Join(ward, "peer.toml"), hubPeers, h.PeerWire.Addr()); err != nil { // the ward peer's cable
@@ -147,14 +148,18 @@ func (h *Hospital) Start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return h.Wait(ctx, 30*time.Second, "the box answers", func() bool {
-		r, err := http.Get("http://" + h.Status + "/healthz")
-		if err != nil {
-			return false
-		}
-		r.Body.Close()
-		return r.StatusCode == http.StatusOK
+	return h.Wait(ctx, 30*time.Second, "all answer", func() bool {
+		return answers("http://"+h.Page+"/healthz") && answers("http://"+h.wardPage+"/healthz") && answers("http://"+h.Status+"/healthz")
 	})
+}
+
+func answers(url string) bool {
+	r, err := http.Get(url)
+	if err != nil {
+		return false
+	}
+	r.Body.Close()
+	return r.StatusCode == http.StatusOK
 }
 
 // Wait tries until ok says so. It gives up after the patience, when ctx ends, or when a process has ended by itself.
@@ -258,15 +263,16 @@ func (h *Hospital) Quarantined(peer string) (n int, err error) {
 }
 
 // Label is what holds the box's key, in the box's own words.
-func (h *Hospital) Label(ctx context.Context) string {
-	out, err := h.Run(ctx, "vitalgate", "status", "--json", "--address", h.Status)
+func (h *Hospital) Label() (string, error) {
+	resp, err := http.Get("http://" + h.Status + "/status")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
 	var r struct {
 		Protection string `json:"protection"`
 	}
-	if err != nil || json.Unmarshal(out, &r) != nil {
-		return "unknown"
-	}
-	return r.Protection
+	return r.Protection, json.NewDecoder(resp.Body).Decode(&r)
 }
 
 // Run runs one of the hospital's programs to its end and gives its output.

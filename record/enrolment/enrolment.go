@@ -34,7 +34,7 @@ type Request struct {
 	DataKey    string `json:"data_key"`   // PEM SubjectPublicKeyInfo, P-256: signs the checkpoints of the log
 	TLSRequest string `json:"tls_csr"`    // PEM PKCS #10 request, signed by the key of the TLS client certificate
 	NKey       string `json:"nkey"`       // public NATS user key, "U…"
-	Protection string `json:"protection"` // what the box says holds its keys; a claim, the facility decides
+	Protection string `json:"protection"` // hardware, emulated or software: what the box says holds its keys; a claim, the facility decides
 	Software   string `json:"software"`   // version of the firmware that wrote it
 }
 

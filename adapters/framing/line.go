@@ -40,8 +40,8 @@ type LineConfig struct {
 
 	// Write sends bytes to the monitor. It must end by itself, with an error, when the monitor takes nothing.
 	Write func([]byte) error
-	// Broken is called once if Write fails. It should make the reading end.
-	Broken func()
+	// Broken is called once if Write fails, with its error. It should make the reading end.
+	Broken func(error)
 	Out    chan<- *adapters.Frame
 	Count  *Counters
 }
@@ -308,7 +308,7 @@ func (l *Line) write() {
 			if len(out) > 0 {
 				if err := l.cfg.Write(out); err != nil {
 					l.shut()
-					l.cfg.Broken()
+					l.cfg.Broken(err)
 					return
 				}
 			}

@@ -18,7 +18,7 @@ func newLine(t *testing.T, cfg LineConfig) (*Line, chan *adapters.Frame) {
 		cfg.Write = func([]byte) error { return nil }
 	}
 	if cfg.Broken == nil {
-		cfg.Broken = func() {}
+		cfg.Broken = func(error) {}
 	}
 	l, err := NewLine(cfg)
 	if err != nil {
@@ -49,7 +49,7 @@ func TestDamaged(t *testing.T) {
 // When the monitor takes nothing any more, the line ends: the reader is told, and answers fail.
 func TestBroken(t *testing.T) {
 	broken := make(chan struct{})
-	l, out := newLine(t, LineConfig{Framing: adapters.MLLP, Write: func([]byte) error { return errors.New("no") }, Broken: func() { close(broken) }})
+	l, out := newLine(t, LineConfig{Framing: adapters.MLLP, Write: func([]byte) error { return errors.New("no") }, Broken: func(error) { close(broken) }})
 	if err := l.Feed(context.Background(), []byte("\v"+adt+"\x1c\r\v"+adt+"\x1c\r")); err != nil {
 		t.Fatal(err)
 	}
@@ -92,5 +92,37 @@ func TestHeldBackIsNotSlow(t *testing.T) {
 	}
 	if !l.dec.Pending() {
 		t.Fatal("the second message was cut")
+	}
+}
+
+// A block that the monitor refuses is sent again three times and no more: a monitor that refuses for ever does not keep the line
+// busy for ever.
+func TestHLLPResendsAreBounded(t *testing.T) {
+	sent := make(chan string, 100)
+	l, out := newLine(t, LineConfig{Framing: adapters.HLLP, Write: func(p []byte) error { sent <- string(p); return nil }})
+	ctx := context.Background()
+	if err := l.Feed(ctx, Append(nil, adapters.HLLP, []byte(adt))); err != nil {
+		t.Fatal(err)
+	}
+	if err := (<-out).Reply([]byte("ack")); err != nil {
+		t.Fatal(err)
+	}
+	want := string(Append(nil, adapters.HLLP, []byte("ack")))
+	for range 1 + maxRepeats {
+		if got := <-sent; got != want {
+			t.Fatalf("sent %q, want %q", got, want)
+		}
+		if err := l.Feed(ctx, AppendNak(nil, NakChecksum)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Feed(ctx, Append(nil, adapters.HLLP, []byte(adt))); err != nil {
+		t.Fatal(err)
+	}
+	if err := (<-out).Reply([]byte("next")); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-sent; got != string(Append(nil, adapters.HLLP, []byte("next"))) {
+		t.Fatalf("sent %q after the last resend", got)
 	}
 }

@@ -305,8 +305,11 @@ func (a *adapter) serve(ctx context.Context, conn net.Conn, out chan<- *adapters
 			_, err := conn.Write(p)
 			return err
 		},
-		Broken: func() { conn.Close() },
-		Out:    out, Count: &a.count,
+		Broken: func(err error) {
+			log.Warn("the monitor takes no answers", "error", err)
+			conn.Close()
+		},
+		Out: out, Count: &a.count,
 	}
 	if a.cfg.Framing == adapters.Unframed {
 		cfg.Cut, cfg.Slow = 3*a.cfg.IdleEnd, 0

@@ -24,6 +24,8 @@ type port struct {
 
 	marked bool // the kernel marks damaged bytes (PARMRK)
 	marks  marks
+	raw    [readSize]byte
+	clean  []byte
 	seen   uint64 // damaged bytes
 	first  icounts
 	counts bool // TIOCGICOUNT works
@@ -106,24 +108,25 @@ func lacks(err error) bool {
 	return errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EIO) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// read reads into b. It returns n = 0 without an error when the line is silent for readTimeout, and errHangup when the device is
-// gone: tarm/serial gives 0, io.EOF for both. damaged are the places in b of bytes that came damaged.
-func (p *port) read(b []byte) (n int, damaged []int, err error) {
-	n, err = p.data.Read(b)
+// read gives what came, until the next call. It gives nothing and no error when the line is silent for readTimeout, and errHangup
+// when the device is gone: tarm/serial gives 0, io.EOF for both. damaged are the places in data of bytes that came damaged.
+func (p *port) read() (data []byte, damaged []int, err error) {
+	n, err := p.data.Read(p.raw[:])
 	if n > 0 {
-		if p.marked {
-			n, damaged = p.marks.decode(b[:n])
-			p.seen += uint64(len(damaged))
+		if !p.marked {
+			return p.raw[:n], nil, nil
 		}
-		return n, damaged, nil
+		p.clean, damaged = p.marks.decode(p.clean[:0], p.raw[:n])
+		p.seen += uint64(len(damaged))
+		return p.clean, damaged, nil
 	}
 	switch {
 	case p.hungUp(), errors.Is(err, unix.EIO), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return 0, nil, errHangup
+		return nil, nil, errHangup
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-		return 0, nil, nil
+		return nil, nil, nil
 	}
-	return 0, nil, err
+	return nil, nil, err
 }
 
 func (p *port) hungUp() bool {

@@ -18,7 +18,7 @@ func openPort(Config) (*port, error) {
 	return nil, fmt.Errorf("serial lines are read on Linux only, this is %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-func (*port) read([]byte) (int, []int, error)   { return 0, nil, errors.ErrUnsupported }
+func (*port) read() ([]byte, []int, error)      { return nil, nil, errors.ErrUnsupported }
 func (*port) write([]byte, time.Duration) error { return errors.ErrUnsupported }
 func (*port) status() (s adapters.LineStatus)   { return s }
 func (*port) close()                            {}

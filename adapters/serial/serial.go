@@ -195,8 +195,8 @@ func remedy(err error) string {
 // serve reads an open device to its end and closes it. The error says why it ended.
 func (a *adapter) serve(ctx context.Context, p *port, out chan<- *adapters.Frame) error {
 	defer p.close()
-	gone, cancel := context.WithCancel(ctx)
-	defer cancel()
+	gone, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	cfg := framing.LineConfig{
 		Monitor: a.cfg.Monitor, Via: "serial " + a.cfg.Device, Framing: a.cfg.Framing, MaxMessage: a.cfg.MaxMessage,
 		Pause: a.cfg.IdleEnd, Cut: cutFramed,
@@ -215,8 +215,8 @@ func (a *adapter) serve(ctx context.Context, p *port, out chan<- *adapters.Frame
 	err = a.read(gone, p, line)
 	if ctx.Err() == nil {
 		line.End(ctx)
-		if errors.Is(err, context.Canceled) {
-			err = errHeld
+		if broken := context.Cause(gone); broken != nil {
+			return broken
 		}
 		return err
 	}
@@ -228,7 +228,6 @@ func (a *adapter) serve(ctx context.Context, p *port, out chan<- *adapters.Frame
 
 // read feeds line until the device is gone or ctx ends.
 func (a *adapter) read(ctx context.Context, p *port, line *framing.Line) error {
-	buf := make([]byte, readSize)
 	before := a.lineStatus()
 	var looked time.Time
 	for {
@@ -236,7 +235,7 @@ func (a *adapter) read(ctx context.Context, p *port, line *framing.Line) error {
 			looked = now
 			a.look(p, before)
 		}
-		n, damaged, err := p.read(buf)
+		data, damaged, err := p.read()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -244,21 +243,22 @@ func (a *adapter) read(ctx context.Context, p *port, line *framing.Line) error {
 			a.look(p, before)
 			return err
 		}
-		if n == 0 {
+		if len(data) == 0 {
 			if err := line.Tick(ctx); err != nil {
 				return err
 			}
 			continue
 		}
 		from := 0
-		for _, i := range append(damaged, n) {
-			if err := line.Feed(ctx, buf[from:i]); err != nil {
+		for _, i := range damaged {
+			if err := line.Feed(ctx, data[from:i]); err != nil {
 				return err
 			}
-			if i < n {
-				line.Damaged()
-			}
+			line.Damaged()
 			from = i
+		}
+		if err := line.Feed(ctx, data[from:]); err != nil {
+			return err
 		}
 	}
 }
@@ -287,27 +287,24 @@ type marks struct{ held []byte }
 
 const substitute = 0x1A // SUB, "a character that is invalid or in error"
 
-// decode decodes p in place. It gives the bytes, with substitute for each damaged one, and where those are.
-func (m *marks) decode(p []byte) (n int, damaged []int) {
+// decode appends what p means to dst, with substitute for each damaged byte, and says where in dst those are.
+func (m *marks) decode(dst, p []byte) (_ []byte, damaged []int) {
 	for _, b := range p {
 		m.held = append(m.held, b)
 		switch h := m.held; {
 		case h[0] != 0xFF:
-			p[n] = b
+			dst = append(dst, b)
 		case len(h) == 1, len(h) == 2 && h[1] == 0:
 			continue
-		case len(h) == 2: // FF FF, or FF x from a driver that does not double FF
-			p[n] = 0xFF
-			if b != 0xFF {
-				n++
-				p[n] = b
-			}
+		case len(h) == 2 && h[1] == 0xFF:
+			dst = append(dst, 0xFF)
+		case len(h) == 2: // from a driver that does not double FF
+			dst = append(dst, 0xFF, b)
 		default:
-			damaged = append(damaged, n)
-			p[n] = substitute
+			damaged = append(damaged, len(dst))
+			dst = append(dst, substitute)
 		}
-		n++
 		m.held = m.held[:0]
 	}
-	return n, damaged
+	return dst, damaged
 }

@@ -141,6 +141,7 @@ func (c *operatorRemoveCmd) Run() error { return c.dir().Registry().RemoveOperat
 type boxCmd struct {
 	Add          boxAddCmd          `cmd:"" help:"Enrol a box by its request: register it here and write its grant."`
 	Import       boxImportCmd       `cmd:"" help:"Take in a registration that another peer made."`
+	Trial        boxTrialCmd        `cmd:"" help:"Register a box whose keys are files, to try with the nats program what a box may do."`
 	List         boxListCmd         `cmd:"" help:"List the registered boxes."`
 	Revoke       boxRevokeCmd       `cmd:"" help:"Cut a box off for good."`
 	Registration boxRegistrationCmd `cmd:"" help:"Print a box's registration, for other peers to import."`
@@ -205,6 +206,29 @@ func (c *boxImportCmd) Run() error {
 		return err
 	}
 	fmt.Printf("Box %s is registered; the protection of its key counts as %q.\n", r.Box, r.Protection())
+	return nil
+}
+
+type boxTrialCmd struct {
+	data
+	Box string `arg:"" help:"facility/name, of no real box."`
+	Out string `short:"o" required:"" placeholder:"DIR" help:"A new folder for the credentials."`
+}
+
+func (c *boxTrialCmd) Run() error {
+	conf, err := c.dir().Load()
+	if err != nil {
+		return err
+	}
+	id, err := record.ParseBoxID(c.Box)
+	if err != nil {
+		return err
+	}
+	if _, err := facility.AddTrial(c.dir(), conf, id, c.Out); err != nil {
+		return err
+	}
+	fmt.Printf("Try: nats $(cat %s/flags) sub '>'\n", c.Out)
+	fmt.Printf("When done: vitalpeer box revoke %s --last 0 --data %s\n", c.Box, c.Data)
 	return nil
 }
 

@@ -55,7 +55,7 @@ type peer struct {
 
 	mu       sync.Mutex
 	state    registry.State
-	broken   error // what is wrong with the registry
+	broken   error // what of the registry is not in force, and why
 	lastLink time.Time
 }
 
@@ -127,8 +127,9 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 
 	g, ctx := errgroup.WithContext(ctx)
 	for _, r := range p.state.Boxes {
-		if err := p.take(ctx, g, r); err != nil {
-			return err
+		if err := p.take(ctx, g, r); err != nil { // the other boxes do not suffer
+			p.log.Error("cannot take a box", "box", r.Box, "error", err)
+			p.broken = errors.Join(p.broken, err)
 		}
 	}
 	g.Go(func() error { return p.followRegistry(ctx, g, mark) })

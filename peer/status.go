@@ -66,7 +66,7 @@ func (p *peer) status() *status {
 	}
 	if broken != nil {
 		st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical",
-			"A change of the registry is not in force: " + broken.Error() + ".", "Mend or remove the file that it names."})
+			"Something of the registry is not in force: " + broken.Error() + ".", "Mend what it names; run vitalpeer fsck for a log."})
 	}
 	if away := time.Since(lastLink); len(p.conf.Peers.Hubs) > 0 && away > 10*time.Second {
 		st.Conditions = append(st.Conditions, condition{"hub-away", "", "warning",

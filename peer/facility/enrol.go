@@ -2,7 +2,11 @@ package facility
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -209,22 +213,67 @@ func AddOperator(d Dir, c *Config, name, out string) error {
 	if err != nil {
 		return err
 	}
+	if err := credentials(out, c.BoxURL(), "_OPERATOR."+name, m); err != nil {
+		return err
+	}
+	return d.Registry().PutOperator(&registry.Operator{Version: registry.Version, Name: name, NKey: m.nkey, TLSKey: p,
+		Added: time.Now().UTC().Truncate(time.Second)})
+}
+
+// credentials writes what the nats program needs into a new folder, with its flags.
+func credentials(out, url, inbox string, m *member) error {
 	if err := os.Mkdir(out, 0o700); err != nil {
-		return fmt.Errorf("cannot write the operator's credentials: %w; name a new folder with -o", err)
+		return fmt.Errorf("cannot write credentials: %w; name a new folder with -o", err)
 	}
 	at := func(file string) string { return filepath.Join(out, file) }
-	flags := fmt.Sprintf("--server %s --tlsfirst --tlsca %s --tlscert %s --tlskey %s --nkey %s --inbox-prefix _OPERATOR.%s\n",
-		c.BoxURL(), at("ca.pem"), at("tls.pem"), at("tls.key"), at("nkey"), name)
-	err = errors.Join(
+	flags := fmt.Sprintf("--server %s --tlsfirst --tlsca %s --tlscert %s --tlskey %s --nkey %s --inbox-prefix %s\n",
+		url, at("ca.pem"), at("tls.pem"), at("tls.key"), at("nkey"), inbox)
+	return errors.Join(
 		put(at("ca.pem"), 0o644, []byte(m.ca)),
 		put(at("tls.pem"), 0o644, []byte(m.cert)),
 		put(at("tls.key"), 0o600, []byte(m.key)),
 		put(at("nkey"), 0o600, []byte(m.seed)),
 		put(at("flags"), 0o644, []byte(flags)),
 	)
+}
+
+// AddTrial registers a box whose keys are files, for drills with the nats program: a real box's keys cannot be had.
+func AddTrial(d Dir, c *Config, id record.BoxID, out string) (*registry.Registration, error) {
+	ca, err := d.authority()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return d.Registry().PutOperator(&registry.Operator{Version: registry.Version, Name: name, NKey: m.nkey, TLSKey: p,
-		Added: time.Now().UTC().Truncate(time.Second)})
+	if c.BoxURL() == "" {
+		return nil, errors.New("cannot add a box for trials: this peer has no address for boxes; set boxes.listen in peer.toml")
+	}
+	m, err := ca.member(c.Facility, "unused", nil) // for its nkey and its key file
+	if err != nil {
+		return nil, err
+	}
+	tls, err := parsePrivate([]byte(m.key))
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: id.String()}}, tls)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // its log is never written
+	if err != nil {
+		return nil, err
+	}
+	public, err := enrolment.FormatKey(&key.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	r, g, err := Enrol(d, c, &enrolment.Request{Version: enrolment.Version, Box: id.String(), DataKey: public,
+		TLSRequest: encode("CERTIFICATE REQUEST", csr), NKey: m.nkey, Protection: "software", Software: "vitalpeer box trial"}, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	m.cert = g.TLSCertificate
+	if err := credentials(out, c.BoxURL(), "_ACK."+id.Name, m); err != nil {
+		return nil, err
+	}
+	return r, d.Registry().Put(r)
 }

@@ -1,0 +1,280 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/peer/peertest"
+	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/enrolment"
+)
+
+// newBox is a box that seals for a reader of its own.
+func newBox(t testing.TB, id string) *peertest.Box {
+	t.Helper()
+	b := peertest.NewBox(t, id)
+	reader, err := record.GenerateReaderKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Granted(&enrolment.Grant{Readers: enrolment.Readers{Network: []string{reader.Public().String()}}})
+	return b
+}
+
+func registration(t testing.TB, b *peertest.Box) *registry.Registration {
+	t.Helper()
+	key, err := enrolment.FormatKey(&b.Data.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &registry.Registration{Version: registry.Version, Box: b.ID.String(), DataKey: key,
+		Claim: "software", Kinds: registry.AllKinds, Registered: time.Now()}
+}
+
+func open(t testing.TB, dir string, b *peertest.Box) (*Store, *Box) {
+	t.Helper()
+	s := New(Options{Dir: filepath.Join(dir, "store"), Quarantine: filepath.Join(dir, "quarantine"), Evidence: filepath.Join(dir, "evidence")})
+	t.Cleanup(func() { s.Close() })
+	box, err := s.Box(registration(t, b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, box
+}
+
+func messages(t testing.TB, records ...record.Published) []Message {
+	t.Helper()
+	out := make([]Message, len(records))
+	for i, p := range records {
+		b, err := p.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[i] = Message{b, fmt.Sprintf("seq-%d", i)}
+	}
+	return out
+}
+
+func add(t testing.TB, b *Box, m ...Message) Early {
+	t.Helper()
+	early, err := b.Add("test", m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return early
+}
+
+// Whether a proof continues a tree, for every index in every small tree: the true one does, one of another history never.
+func TestExtendsKnowsItsOwnHistory(t *testing.T) {
+	leaf := func(i int, history byte) record.Leaf { return record.Leaf(fmt.Sprintf("leaf %d %c", i, history)) }
+	key := peertest.Key(t)
+	for size := 1; size <= 33; size++ {
+		leaves := make([]record.Leaf, size)
+		var all record.Tree
+		for i := range leaves {
+			leaves[i] = leaf(i, 'a')
+			all.Append(leaves[i])
+		}
+		sc, err := record.Checkpoint{Origin: "vitalgate/f1/gw1", Size: uint64(size), Root: all.Root(), Protection: "software"}.Sign(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		proofs, err := record.Prove(record.Tree{}, leaves, sc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range proofs {
+			var mine record.Tree
+			for j := range i {
+				mine.Append(leaves[j])
+			}
+			if !extends(&mine, p, uint64(size)) {
+				t.Fatalf("record %d of %d does not continue its own log", i, size)
+			}
+			for changed := range i { // one earlier leaf is another one
+				var other record.Tree
+				for j := range i {
+					if j == changed {
+						other.Append(leaf(j, 'b'))
+					} else {
+						other.Append(leaves[j])
+					}
+				}
+				if extends(&other, p, uint64(size)) {
+					t.Fatalf("record %d of %d continues a log whose leaf %d is another", i, size, changed)
+				}
+			}
+		}
+	}
+}
+
+func TestRecordsAreStoredOnceInOrder(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	s, box := open(t, dir, b)
+	first, second := messages(t, b.Record(20)...), messages(t, b.Record(20)...)
+
+	if early := add(t, box, second...); early.Count != len(second) || early.Gap != uint64(len(first)) || early.First != 0 {
+		t.Errorf("records behind a gap: %+v", early)
+	}
+	if box.Size() != 0 {
+		t.Error("records behind a gap are stored")
+	}
+	grown := box.Grown()
+	add(t, box, first[:7]...)
+	if box.Size() != 0 || box.Pending() != 7 || box.Next() != 7 {
+		t.Errorf("a part of a checkpoint: size %d, pending %d, next %d", box.Size(), box.Pending(), box.Next())
+	}
+	add(t, box, first[3:]...) // some come again
+	if box.Size() != uint64(len(first)) || box.Pending() != 0 {
+		t.Errorf("size %d, pending %d", box.Size(), box.Pending())
+	}
+	select {
+	case <-grown:
+	default:
+		t.Error("who waits for growth is not woken")
+	}
+	add(t, box, append(first, second...)...)
+	add(t, box, second...)
+	if files, _ := filepath.Glob(filepath.Join(dir, "quarantine", "*", "*", "*")); len(files) != 0 {
+		t.Errorf("records that come again are set aside: %v", files)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	_, box = open(t, dir, b) // after a restart
+	if box.Size() != uint64(len(b.Log)) {
+		t.Fatalf("%d records after a restart, want %d", box.Size(), len(b.Log))
+	}
+	for i, p := range b.Log {
+		v, err := box.Get(uint64(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(v.Leaf(), p.Leaf) {
+			t.Fatalf("record %d is another one", i)
+		}
+	}
+}
+
+func TestAnotherRecordAtAKnownIndexIsAFork(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	_, box := open(t, dir, b)
+	add(t, box, messages(t, b.Record(10)...)...)
+	clone := b.Fork(5)
+	fork := clone.Record(3)
+	add(t, box, messages(t, fork...)...)
+	if box.Size() != uint64(len(b.Log)) {
+		t.Errorf("size %d, want %d", box.Size(), len(b.Log))
+	}
+	for i := range fork {
+		if _, err := os.Stat(filepath.Join(dir, "quarantine", "f1", "gw1", fmt.Sprintf("%012d.fork.json", 5+i))); err != nil {
+			t.Error(err)
+		}
+	}
+	// The same is seen from checkpoints alone, as peers announce them.
+	other := b.Fork(5)
+	other.Record(len(b.Log) - 5 - 1) // and the epoch leaf before them
+	theirs := other.Log[len(other.Log)-1]
+	if len(other.Log) != len(b.Log) {
+		t.Fatalf("the test's second history has %d records, want %d", len(other.Log), len(b.Log))
+	}
+	if _, err := box.Head("peer x", theirs.Checkpoint); err != nil {
+		t.Fatal(err)
+	}
+	mine, err := os.ReadFile(filepath.Join(dir, "evidence", "f1", "gw1", fmt.Sprintf("%012d.fork.mine.checkpoint", len(b.Log))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := record.OpenCheckpoint(mine, b.ID, &b.Data.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := record.OpenCheckpoint(theirs.Checkpoint, b.ID, &b.Data.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Size != c.Size || a.Root == c.Root {
+		t.Errorf("the evidence proves nothing: sizes %d and %d", a.Size, c.Size)
+	}
+}
+
+// The quarantine is bounded: what comes beyond is counted and not kept.
+func TestAsideIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	a := newAside(dir, 10, 1000)
+	for i := range 100 {
+		if _, err := a.put(fmt.Sprintf("x%d", i), Note{}, map[string][]byte{".bin": make([]byte, 10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if files, _ := os.ReadDir(dir); len(files) > 10 || len(files) < 4 {
+		t.Errorf("%d files are kept, want at most 10", len(files))
+	}
+	if kept, err := newAside(dir, 10, 1000).put("y", Note{}, map[string][]byte{".bin": nil}); kept || err != nil {
+		t.Errorf("after a restart the bound is forgotten (%v, %v)", kept, err)
+	}
+	if kept, err := newAside(t.TempDir(), 10, 1000).put("z", Note{}, map[string][]byte{".bin": make([]byte, 2000)}); kept || err != nil {
+		t.Errorf("what is too large is kept (%v, %v)", kept, err)
+	}
+}
+
+// Nothing gets into the store but what the box has signed, whatever the bytes.
+func FuzzAdd(f *testing.F) {
+	b := newBox(f, "f1/gw1")
+	honest := messages(f, b.Record(3)...)
+	for _, m := range honest {
+		f.Add(m.Data)
+	}
+	f.Add([]byte("VGP1"))
+	f.Add([]byte{})
+	_, box := open(f, f.TempDir(), b)
+	add(f, box, honest[0])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := box.Add("test", []Message{{bytes.Clone(data), "seq-1"}}); err != nil {
+			t.Fatal(err)
+		}
+		if n := box.Next(); n > uint64(len(b.Log)) {
+			t.Fatalf("%d records are taken, the box has signed %d", n, len(b.Log))
+		}
+		for i := range box.Size() {
+			if v, err := box.Get(i); err != nil || !bytes.Equal(v.Leaf(), b.Log[i].Leaf) {
+				t.Fatalf("record %d is another one (%v)", i, err)
+			}
+		}
+	})
+}
+
+// BenchmarkAdd verifies and stores groups of 256 records, each group with its fsync.
+func BenchmarkAdd(b *testing.B) {
+	box := newBox(b, "f1/gw1")
+	var groups [][]Message
+	for range 16 {
+		groups = append(groups, messages(b, box.Record(256)...))
+	}
+	size := 0
+	for _, g := range groups {
+		for _, m := range g {
+			size += len(m.Data)
+		}
+	}
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		s, stored := open(b, b.TempDir(), box)
+		b.StartTimer()
+		for _, g := range groups {
+			add(b, stored, g...)
+		}
+		b.StopTimer()
+		s.Close()
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(16*256*b.N)/b.Elapsed().Seconds(), "records/s")
+}

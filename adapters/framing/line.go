@@ -230,10 +230,10 @@ func (l *Line) deliver(ctx context.Context) error {
 			continue
 		}
 		f := adapters.NewFrame(l.cfg.Monitor, l.cfg.Via, m.Data, l.last, m.Notes, answered)
+		l.cfg.Count.Frames.Add(1)
+		l.cfg.Count.lastFrame.Store(l.last.UnixNano())
 		select {
 		case l.cfg.Out <- f:
-			l.cfg.Count.Frames.Add(1)
-			l.cfg.Count.lastFrame.Store(l.last.UnixNano())
 		case <-ctx.Done():
 			answered() // nobody will
 			return ctx.Err()

@@ -43,7 +43,7 @@ func (c serviceCmd) Run(ctx context.Context) error {
 			fmt.Println("not installed")
 			return errSaid
 		case err != nil:
-			return fmt.Errorf("cannot ask the service manager: %w", err)
+			return fmt.Errorf("cannot tell from the service manager (%s): %w; is the service installed (vitalgate service install), and is the service manager running?", service.Platform(), err)
 		}
 		fmt.Println(map[service.Status]string{service.StatusRunning: "running", service.StatusStopped: "stopped"}[st])
 		return nil

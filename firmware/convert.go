@@ -21,6 +21,8 @@ type convertCmd struct {
 	Zone          string   `help:"IANA time zone of times that carry none. Without it they are kept as of unknown zone."`
 	Bed           string   `help:"Bed of messages that name none."`
 	PatientSystem string   `help:"Identifier system of patient numbers without an assigning authority."`
+	Pressure      string   `name:"unit-pressure" enum:",mm[Hg],kPa,cm[H2O]" default:"" help:"Unit of pressures sent without one: mm[Hg], kPa or cm[H2O]."`
+	Temperature   string   `name:"unit-temperature" enum:",Cel,[degF]" default:"" help:"Unit of temperatures sent without one: Cel or [degF]."`
 	Pretty        bool     `help:"Indent the JSON."`
 	Files         []string `arg:"" name:"file" help:"Files of HL7 v2 messages: bare, MLLP-wrapped or batches, any line ends; - is standard input."`
 }
@@ -34,7 +36,7 @@ func (c convertCmd) Run(ctx context.Context) error {
 		}
 		dialect = d
 	}
-	at := mapping.Context{Bed: c.Bed, PatientSystem: c.PatientSystem}
+	at := mapping.Context{Bed: c.Bed, PatientSystem: c.PatientSystem, Units: mapping.Units{Pressure: c.Pressure, Temperature: c.Temperature}}
 	if c.Zone != "" {
 		zone, err := time.LoadLocation(c.Zone)
 		if err != nil {

@@ -199,7 +199,8 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 			return nil, err
 		}
 		all = append(all, pipeline.Monitor{Name: m.Name, Adapter: a, Dialect: d, Context: mapping.Context{
-			Box: box.String(), Monitor: m.Name, Zone: zone, Bed: m.Bed, PatientSystem: cfg.FHIR.PatientSystem, DeviceSystem: cfg.FHIR.DeviceSystem}})
+			Box: box.String(), Monitor: m.Name, Zone: zone, Bed: m.Bed, PatientSystem: cfg.FHIR.PatientSystem, DeviceSystem: cfg.FHIR.DeviceSystem,
+			Units: mapping.Units{Pressure: m.Pressure, Temperature: m.Temperature, Length: m.Length, Mass: m.Mass}}})
 	}
 	return all, nil
 }

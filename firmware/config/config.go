@@ -71,12 +71,17 @@ type FHIR struct {
 
 // Monitor is one bedside monitor.
 type Monitor struct {
-	Name       string   `toml:"name" example:"bed-12" doc:"name of the monitor on status pages and in every record; 1 to 64 of a-z, A-Z, 0-9, ., _ and -"`
-	Kind       string   `toml:"kind" default:"mllp-server" doc:"mllp-server (the monitor connects to us), mllp-client (we connect to it) or serial"`
-	Address    string   `toml:"address" example:"0.0.0.0:2575" doc:"host:port to listen on or to connect to; not for serial"`
-	Dialect    string   `toml:"dialect" default:"ihe-pcd01" doc:"monitor family (vitalgate dialects lists them); a person decides it, vitalgate detect proposes it"`
-	Zone       string   `toml:"zone" default:"" example:"Europe/Berlin" doc:"IANA time zone of times that the monitor sends without one; empty: unknown, and said so on every reading"`
-	Bed        string   `toml:"bed" default:"" example:"ICU-12" doc:"bed this monitor stands at, used when the message names none"`
+	Name        string `toml:"name" example:"bed-12" doc:"name of the monitor on status pages and in every record; 1 to 64 of a-z, A-Z, 0-9, ., _ and -"`
+	Kind        string `toml:"kind" default:"mllp-server" doc:"mllp-server (the monitor connects to us), mllp-client (we connect to it) or serial"`
+	Address     string `toml:"address" example:"0.0.0.0:2575" doc:"host:port to listen on or to connect to; not for serial"`
+	Dialect     string `toml:"dialect" default:"ihe-pcd01" doc:"monitor family (vitalgate dialects lists them); a person decides it, vitalgate detect proposes it"`
+	Zone        string `toml:"zone" default:"" example:"Europe/Berlin" doc:"IANA time zone of times that the monitor sends without one; empty: unknown, and said so on every reading"`
+	Bed         string `toml:"bed" default:"" example:"ICU-12" doc:"bed this monitor stands at, used when the message names none"`
+	Pressure    string `toml:"unit_pressure" default:"" example:"mm[Hg]" doc:"unit of pressures that the monitor sends without one, as it is set there: mm[Hg], kPa or cm[H2O]; empty: unknown, and such values are not charted"`
+	Temperature string `toml:"unit_temperature" default:"" example:"Cel" doc:"the same for temperatures: Cel or [degF]"`
+	Length      string `toml:"unit_length" default:"" example:"cm" doc:"the same for body heights: cm or [in_i]"`
+	Mass        string `toml:"unit_mass" default:"" example:"kg" doc:"the same for body weights: kg, g or [lb_av]"`
+
 	Framing    string   `toml:"framing" default:"" doc:"mllp, none or hllp; empty: as the dialect says"`
 	MaxMessage Size     `toml:"max_message" default:"1MiB" doc:"longest message; a longer one is kept cut and flagged, never charted"`
 	ReadIdle   Duration `toml:"read_idle" default:"0s" doc:"close a TCP connection that has been silent this long; 0s: never (TCP keep-alive still finds dead links)"`
@@ -310,6 +315,10 @@ func (c *Config) check() error {
 			bad(key("dialect"), "%v", err)
 		}
 		oneOf(bad, key("framing"), m.Framing, "", "mllp", "none", "hllp")
+		oneOf(bad, key("unit_pressure"), m.Pressure, "", "mm[Hg]", "kPa", "cm[H2O]")
+		oneOf(bad, key("unit_temperature"), m.Temperature, "", "Cel", "[degF]")
+		oneOf(bad, key("unit_length"), m.Length, "", "cm", "[in_i]")
+		oneOf(bad, key("unit_mass"), m.Mass, "", "kg", "g", "[lb_av]")
 		if _, err := m.Location(); err != nil {
 			bad(key("zone"), "%v", err)
 		}

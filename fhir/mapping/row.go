@@ -363,6 +363,9 @@ func (c *Converter) readUnit(r *row) {
 	switch state {
 	case unitKnown:
 		r.unit = u
+		if name == "" && unitByText[code] == nil { // a bare number: the UCUM code says it to people
+			r.unitText = ""
+		}
 	case unitConflict:
 		c.finding(r, EventUnitConflict, 6, "number and text of the unit disagree")
 	case unitForeign:

@@ -121,6 +121,16 @@ func (c *Converter) stampOf(v hl7.Value, s hl7.Segment, field int) (stamp, bool)
 	return st, true
 }
 
+// observed reads the time of an observation. What is less exact than a day is no such time (FHIR R4 vital signs, vs-1).
+func (c *Converter) observed(s hl7.Segment, field int) (stamp, bool) {
+	st, ok := c.stampOf(s.Field(field), s, field)
+	if ok && len(st.text) < len("2006-01-02") {
+		c.event(EventTimeBad, s, field, "the time is less exact than a day")
+		return stamp{}, false
+	}
+	return st, ok
+}
+
 // fractions of a second by number of digits.
 const fractions = "2006-01-02T15:04:05.000000000"
 
@@ -138,14 +148,14 @@ func appendDateTime(b []byte, t hl7.Time) []byte {
 // when gives the time of a row: OBX-14, else its OBR's observation time, else MSH-7, else the arrival. What is not
 // the row's or the order's own time is recorded as such.
 func (c *Converter) when(s hl7.Segment, g *group) stamp {
-	if st, ok := c.stampOf(s.Field(14), s, 14); ok {
+	if st, ok := c.observed(s, 14); ok {
 		st.own = true
 		return st
 	}
 	if g.has {
 		return g.start
 	}
-	if st, ok := c.stampOf(c.m.Header().Field(7), c.m.Header(), 7); ok {
+	if st, ok := c.observed(c.m.Header(), 7); ok {
 		if !g.told {
 			g.told = true
 			c.event(EventTimeMessage, s, 14, "no observation time: the message's own time is used")
@@ -183,10 +193,10 @@ type group struct {
 func (c *Converter) readGroup(s hl7.Segment) int32 {
 	g := group{device: -1}
 	if s.Name() != "" {
-		g.start, g.has = c.stampOf(s.Field(7), s, 7)
+		g.start, g.has = c.observed(s, 7)
 		if !g.has {
-			g.start, g.has = c.stampOf(s.Field(14), s, 14)
-		} else if end, ok := c.stampOf(s.Field(8), s, 8); ok && end.raw == "" && g.start.raw == "" && !end.at.Before(g.start.at) {
+			g.start, g.has = c.observed(s, 14)
+		} else if end, ok := c.observed(s, 8); ok && end.raw == "" && g.start.raw == "" && !end.at.Before(g.start.at) {
 			g.end = end
 		}
 	}

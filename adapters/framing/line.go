@@ -42,8 +42,10 @@ type LineConfig struct {
 	Write func([]byte) error
 	// Broken is called once if Write fails, with its error. It should make the reading end.
 	Broken func(error)
-	Out    chan<- *adapters.Frame
-	Count  *Counters
+	// Spoke, if given, is called for each frame that came.
+	Spoke func()
+	Out   chan<- *adapters.Frame
+	Count *Counters
 }
 
 // ErrSlow says that a message did not arrive whole in time. What was there of it has been delivered.
@@ -230,6 +232,9 @@ func (l *Line) deliver(ctx context.Context) error {
 			continue
 		}
 		f := adapters.NewFrame(l.cfg.Monitor, l.cfg.Via, m.Data, l.last, m.Notes, answered)
+		if l.cfg.Spoke != nil {
+			l.cfg.Spoke()
+		}
 		l.cfg.Count.Frames.Add(1)
 		l.cfg.Count.lastFrame.Store(l.last.UnixNano())
 		select {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,7 @@ type Config struct {
 	Framing        adapters.Framing // default mllp
 	MaxMessage     int              // bytes, default adapters.DefaultMaxMessage
 	MaxConnections int              // server only, default 8
+	FirstFrame     time.Duration    // when all places are taken, a connection without a frame for so long gives up its own, default 10 s
 	ReadIdle       time.Duration    // close a connection that is silent for so long; default never (TCP keep-alive finds dead ones)
 	IdleEnd        time.Duration    // silence that ends an unframed message, default 500 ms
 	FrameTimeout   time.Duration    // longest time from the first to the last byte of a framed message, default 30 s
@@ -59,7 +61,14 @@ type adapter struct {
 	state  string
 	detail string
 	bound  net.Addr // server: the address that is listened on
-	open   int
+	open   map[*connection]bool
+}
+
+// connection is an open connection of a monitor, or of somebody else.
+type connection struct {
+	net.Conn
+	since time.Time
+	spoke atomic.Bool // a frame has come
 }
 
 // New makes an adapter. The error names the setting that cannot be.
@@ -86,7 +95,7 @@ func New(cfg Config, log *slog.Logger) (adapters.Adapter, error) {
 	if _, err := framing.NewDecoder(cfg.Framing, cfg.MaxMessage); err != nil {
 		return cannot("%w", err)
 	}
-	if cfg.MaxConnections < 0 || cfg.ReadIdle < 0 || cfg.IdleEnd < 0 || cfg.FrameTimeout < 0 || cfg.WriteTimeout < 0 {
+	if cfg.MaxConnections < 0 || cfg.ReadIdle < 0 || cfg.IdleEnd < 0 || cfg.FrameTimeout < 0 || cfg.WriteTimeout < 0 || cfg.FirstFrame < 0 {
 		return cannot("limits and times cannot be negative")
 	}
 	if cfg.MaxConnections == 0 {
@@ -97,6 +106,9 @@ func New(cfg Config, log *slog.Logger) (adapters.Adapter, error) {
 	}
 	if cfg.FrameTimeout == 0 {
 		cfg.FrameTimeout = 30 * time.Second
+	}
+	if cfg.FirstFrame == 0 {
+		cfg.FirstFrame = 10 * time.Second
 	}
 	if cfg.WriteTimeout == 0 {
 		cfg.WriteTimeout = 10 * time.Second
@@ -110,13 +122,13 @@ func New(cfg Config, log *slog.Logger) (adapters.Adapter, error) {
 			return cannot("TLS as server needs a certificate")
 		}
 	}
-	return &adapter{cfg: cfg, log: log.With("monitor", cfg.Monitor), state: adapters.StateWaiting, detail: "Not started."}, nil
+	return &adapter{cfg: cfg, log: log.With("monitor", cfg.Monitor), state: adapters.StateWaiting, detail: "Not started.", open: map[*connection]bool{}}, nil
 }
 
 // Status says how the adapter is. Address is the one in use, so for port 0 the one that was given.
 func (a *adapter) Status() adapters.Status {
 	a.mu.Lock()
-	s := adapters.Status{Monitor: a.cfg.Monitor, Kind: "mllp-" + a.cfg.Role, Address: a.cfg.Address, State: a.state, Detail: a.detail, Connections: a.open}
+	s := adapters.Status{Monitor: a.cfg.Monitor, Kind: "mllp-" + a.cfg.Role, Address: a.cfg.Address, State: a.state, Detail: a.detail, Connections: len(a.open)}
 	if a.bound != nil {
 		s.Address = a.bound.String()
 	}
@@ -217,7 +229,8 @@ func (a *adapter) accept(ctx context.Context, ln net.Listener, out chan<- *adapt
 			return
 		}
 		b.reset()
-		if !a.enter(true) {
+		c, ok := a.enter(conn)
+		if !ok {
 			if n := a.count.Refused.Add(1); n&(n-1) == 0 { // the 1st, 2nd, 4th … : a flood does not fill the log
 				a.log.Warn("refused a connection: as many as allowed are open", "from", conn.RemoteAddr().String(), "open", a.cfg.MaxConnections, "refused", n)
 			}
@@ -225,29 +238,42 @@ func (a *adapter) accept(ctx context.Context, ln net.Listener, out chan<- *adapt
 			continue
 		}
 		serving.Go(func() {
-			defer a.leave(adapters.StateListening, "The monitor has disconnected; waiting for it to connect.")
-			a.serve(ctx, conn, out)
+			defer a.leave(c, adapters.StateListening, "The monitor has disconnected; waiting for it to connect.")
+			a.serve(ctx, c, out)
 		})
 	}
 }
 
-// enter counts a connection in, unless there are too many.
-func (a *adapter) enter(limited bool) bool {
+// enter gives a connection its place, if there is one. When there is none, the oldest of those that have been silent since they
+// were opened, for FirstFrame at least, has to go: connections that say nothing must not keep a monitor out.
+func (a *adapter) enter(conn net.Conn) (*connection, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if limited && a.open >= a.cfg.MaxConnections {
-		return false
+	c := &connection{Conn: conn, since: time.Now()}
+	if len(a.open) >= a.cfg.MaxConnections {
+		var silent *connection
+		for o := range a.open {
+			if !o.spoke.Load() && time.Since(o.since) >= a.cfg.FirstFrame && (silent == nil || o.since.Before(silent.since)) {
+				silent = o
+			}
+		}
+		if silent == nil {
+			return nil, false
+		}
+		a.log.Warn("closed a connection that brought no message, to make room", "from", silent.RemoteAddr().String())
+		silent.Close()
+		delete(a.open, silent)
 	}
-	a.open++
+	a.open[c] = true
 	a.state, a.detail = adapters.StateConnected, "Connected."
-	return true
+	return c, true
 }
 
-func (a *adapter) leave(state, detail string) {
+func (a *adapter) leave(c *connection, state, detail string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.open--
-	if a.open == 0 && a.state == adapters.StateConnected {
+	delete(a.open, c)
+	if len(a.open) == 0 && a.state == adapters.StateConnected {
 		a.state, a.detail = state, detail
 	}
 }
@@ -260,9 +286,9 @@ func (a *adapter) dial(ctx context.Context, out chan<- *adapters.Frame) error {
 		switch {
 		case err == nil:
 			began := time.Now()
-			a.enter(false)
-			a.serve(ctx, conn, out)
-			a.leave(adapters.StateWaiting, fmt.Sprintf("The connection to %s has ended; connecting again.", a.cfg.Address))
+			c, _ := a.enter(conn)
+			a.serve(ctx, c, out)
+			a.leave(c, adapters.StateWaiting, fmt.Sprintf("The connection to %s has ended; connecting again.", a.cfg.Address))
 			if time.Since(began) > maxBackoff {
 				b.reset()
 			}
@@ -277,7 +303,8 @@ func (a *adapter) dial(ctx context.Context, out chan<- *adapters.Frame) error {
 }
 
 // serve reads one connection to its end.
-func (a *adapter) serve(ctx context.Context, conn net.Conn, out chan<- *adapters.Frame) {
+func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters.Frame) {
+	conn := c.Conn
 	via := "tcp " + conn.RemoteAddr().String()
 	log := a.log.With("via", via)
 	defer conn.Close()
@@ -309,7 +336,8 @@ func (a *adapter) serve(ctx context.Context, conn net.Conn, out chan<- *adapters
 			log.Warn("the monitor takes no answers", "error", err)
 			conn.Close()
 		},
-		Out: out, Count: &a.count,
+		Spoke: func() { c.spoke.Store(true) },
+		Out:   out, Count: &a.count,
 	}
 	if a.cfg.Framing == adapters.Unframed {
 		cfg.Cut, cfg.Slow = 3*a.cfg.IdleEnd, 0

@@ -205,6 +205,41 @@ func TestConnectionLimit(t *testing.T) {
 	r.Next(t).Reply(nil)
 }
 
+// Connections that say nothing, or only garbage, do not keep a monitor out; those that have spoken stay.
+func TestSilentConnectionsGiveWay(t *testing.T) {
+	r := adapterstest.Start(t, newAdapter(t, mllp.Config{MaxConnections: 3, FirstFrame: 20 * time.Millisecond}))
+	monitor := dial(t, r)
+	defer monitor.Close()
+	monitor.Write(adapterstest.MLLP(adapterstest.Message(1)))
+	r.Next(t).Reply(nil)
+	for range 2 {
+		conn := dial(t, r)
+		defer conn.Close()
+		io.WriteString(conn, "\vgarbage")
+	}
+	all := uint64(len(adapterstest.MLLP(adapterstest.Message(1))) + 2*len("\vgarbage"))
+	r.Await(t, "full, all read", func(s adapters.Status) bool { return s.Connections == 3 && s.Bytes == all })
+	time.Sleep(30 * time.Millisecond)
+	second := dial(t, r)
+	defer second.Close()
+	second.Write(adapterstest.MLLP(adapterstest.Message(2)))
+	for want := map[string]bool{adapterstest.Message(2): true, "garbage": true}; len(want) > 0; { // what the other had begun is kept too
+		f := r.Next(t)
+		if !want[string(f.Data)] {
+			t.Fatalf("it came as %q", f.Data)
+		}
+		delete(want, string(f.Data))
+		f.Reply(nil)
+	}
+	monitor.Write(adapterstest.MLLP(adapterstest.Message(3)))
+	if f := r.Next(t); string(f.Data) != adapterstest.Message(3) {
+		t.Fatalf("it came as %q", f.Data)
+	}
+	if s := r.Status(); s.Connections != 3 || s.Refused != 0 {
+		t.Fatalf("status: %+v", s)
+	}
+}
+
 func isTimeout(err error) bool {
 	e, ok := err.(net.Error)
 	return ok && e.Timeout()

@@ -46,7 +46,7 @@ const (
 func Partial(notes []string) bool {
 	for _, n := range notes {
 		switch n {
-		case NoteNoEnd, NoteTooLong, NoteIncomplete, NoteUnterminated, NoteNoHeader, NoteLineError:
+		case NoteNoEnd, NoteTooLong, NoteIncomplete, NoteUnterminated, NoteNoHeader, NoteLineError, NoteHLLP:
 			return true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -80,7 +81,8 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 		return r
 	}
 	if err := c.message.Reset(f.Data, hl7.DefaultLimits); err != nil {
-		if r.dialect.Ack != "none" {
+		// What does not begin with a message may be the rest of one that was answered: nothing to answer.
+		if r.dialect.Ack != "none" && !slices.Contains(f.Notes, adapters.NoteNoHeader) {
 			r.answers = [][]byte{hl7.AppendNak(nil, hl7.AR, f.Arrived, c.id(f.Arrived), asHL7(err))}
 		}
 		return raw(err)

@@ -30,7 +30,7 @@ import (
 
 const (
 	announceEvery = 3 * time.Second
-	announceSoon  = 100 * time.Millisecond // after growth, so that a busy box announces ten times a second at most
+	announceSoon  = 20 * time.Millisecond // after growth, so that a busy box announces fifty times a second at most
 	settle        = 300 * time.Millisecond
 	answerTimeout = 5 * time.Second
 	pullRecords   = 1000

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/vitalgate/vitalgate/peer/node"
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/record"
 )
@@ -375,6 +377,129 @@ func TestGapIsFilledByAnotherPeer(t *testing.T) {
 	ward.same(box)
 }
 
+// A peer that lies: it offers a true checkpoint and answers with records that are changed, foreign, out of order or
+// missing, and asks for answers in places where they would do harm. The hub takes nothing of it, and takes all as soon as
+// it tells the truth.
+func TestLyingPeerIsNotBelieved(t *testing.T) {
+	hub := newHub(t, "")
+	ward := hub.ward("liar") // its keys, without its program
+	box, other := peertest.NewBox(t, "f1/gw1"), peertest.NewBox(t, "f1/gw2")
+	hub.enrol(box)
+	hub.enrol(other)
+	hub.start()
+	conf, err := node.FromFacility(ward.dir, ward.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.Start(conf, node.Members{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Stop()
+	nc, err := n.Peers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+
+	records, foreign := box.Record(20), other.Record(20)
+	encode := func(p record.Published) []byte {
+		b, err := p.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	changed := func(i int) []byte {
+		b := encode(records[i])
+		b[len(b)-1] ^= 1
+		return b
+	}
+	lies := [][][]byte{
+		{changed(0), changed(1)},
+		{encode(foreign[0]), encode(foreign[1])},
+		{encode(records[3]), encode(records[2])},
+		{[]byte("x"), bytes.Repeat([]byte("y"), 100_000)},
+		{},
+	}
+	truth := make([][]byte, len(records))
+	for i, p := range records {
+		truth[i] = encode(p)
+	}
+	asked := make(chan int, 100)
+	round := 0
+	_, err = nc.Subscribe("peer.pull.liar.f1.gw1", func(m *nats.Msg) {
+		answers := truth
+		if round < len(lies) {
+			answers = lies[round]
+		}
+		for _, b := range answers {
+			nc.Publish(m.Reply, b)
+		}
+		end := nats.NewMsg(m.Reply)
+		end.Header.Set("Vitalgate-End", "1")
+		nc.PublishMsg(end)
+		asked <- round
+		round++
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := json.Marshal(map[string]any{"peer": "liar", "checkpoint": []byte(records[0].Checkpoint)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func() uint64 {
+		s, err := socketSource{hub.dir}.Size(box.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for r := range lies {
+		for _, garbage := range []string{"", "{", `{"peer":"../x","checkpoint":"AAAA"}`, `{"peer":"liar","checkpoint":"AAAA"}`, `{"peer":"hub"}`} {
+			if err := nc.Publish("peer.head.f1.gw1", []byte(garbage)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, reply := range []string{"peer.head.f1.gw2", "peer.pull.hub.f1.gw1", "_PEER.hub.x"} {
+			for _, ask := range []string{"", "{}", `{"from":18446744073709551615,"max":-1}`, `{"from":0,"max":1000000000}`} {
+				if err := nc.PublishRequest("peer.pull.hub.f1.gw1", reply, []byte(ask)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		got := -1
+		hub.until("the hub asks for what was announced", func() bool {
+			if err := nc.Publish("peer.head.f1.gw1", head); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case got = <-asked:
+			default:
+			}
+			return got >= r
+		})
+		if got < len(lies) && size() != 0 {
+			t.Fatalf("the hub holds %d records after lie %d", size(), got)
+		}
+	}
+	hub.until("the hub takes the truth", func() bool {
+		if err := nc.Publish("peer.head.f1.gw1", head); err != nil {
+			t.Fatal(err)
+		}
+		return size() == uint64(len(records))
+	})
+	hub.same(box)
+	got := notes(t, hub.dir.Quarantine(), box)
+	if got["proof"] == 0 || got["origin"] == 0 || got["malformed"] == 0 {
+		t.Errorf("set aside %v, want proof, origin and malformed", got)
+	}
+	if len(hub.tail("--box", "f1/gw2")) != 0 {
+		t.Error("foreign records got in")
+	}
+}
+
 // Exported records verify with openssl alone.
 func TestExportVerifiesWithOpenSSL(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
@@ -520,6 +645,10 @@ func TestMistakesNameTheRemedy(t *testing.T) {
 	edit(t, hub.dir.Config(), "[page]\n", "listen", "lisen")
 	refused("lisen", "run", "--data", d)
 	edit(t, hub.dir.Config(), "[page]\n", "lisen", "listen")
+
+	edit(t, hub.dir.Config(), "", "'hub'", "'ward1'")
+	refused("right folder", "run", "--data", d)
+	edit(t, hub.dir.Config(), "", "'ward1'", "'hub'")
 
 	hub.start()
 	refused("stop it first", "run", "--data", d)

@@ -112,7 +112,7 @@ func edit(t testing.TB, path, mark, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, after, ok := strings.Cut(string(b), mark)
+	before, after, ok := strings.Cut(string(b), mark) // "" stands at the beginning
 	if !ok || !strings.Contains(after, from) {
 		t.Fatalf("%s has no %q after %q", path, from, mark)
 	}
@@ -128,12 +128,7 @@ func newSite(t testing.TB, dir string) *site {
 	if s.conf, err = s.dir.Load(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		s.kill()
-		if os.Getenv("VP_DEBUG") != "" {
-			t.Log(s.log)
-		}
-	})
+	t.Cleanup(s.kill)
 	return s
 }
 
@@ -224,6 +219,9 @@ func (s *site) kill() {
 		s.run.Process.Kill()
 		<-s.ended
 		s.run = nil
+		if text := s.log.String(); strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic: ") {
+			s.t.Errorf("%s:\n%s", s.conf.Name, text)
+		}
 	}
 }
 

@@ -70,6 +70,9 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	}
 	unlock, err := lock(d)
 	for patience := time.Now().Add(lockPatience); errors.Is(err, errRunning) && time.Now().Before(patience) && ctx.Err() == nil; {
+		if _, err := (socketSource{d}).status(ctx); err == nil {
+			break // it is a running peer
+		}
 		time.Sleep(50 * time.Millisecond) // a command that reads the files of a stopped peer ends soon
 		unlock, err = lock(d)
 	}

@@ -191,7 +191,7 @@ func (a *authority) member(facility, name string, hosts []string) (*member, erro
 	if err != nil {
 		return nil, err
 	}
-	t := template(facility+" peer "+name, certificateYears)
+	t := template(memberName(facility, name), certificateYears)
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	seen := map[string]bool{}
 	for _, h := range append(hosts, "127.0.0.1", "::1", "localhost") {
@@ -227,6 +227,8 @@ func (a *authority) member(facility, name string, hosts []string) (*member, erro
 	return m, err
 }
 
+func memberName(facility, name string) string { return facility + " peer " + name }
+
 func (m *member) write(d Dir) error {
 	return errors.Join(
 		put(d.CA(), 0o644, []byte(m.ca)),
@@ -242,8 +244,9 @@ type Identity struct {
 	Pin  string // of its certificate
 }
 
-// Identity reads the peer's keys, and refuses them where others could have read them too.
-func (d Dir) Identity() (Identity, error) {
+// Identity reads the peer's keys. It refuses them where others could have read them too, and where they are of another
+// peer than the configuration says.
+func (d Dir) Identity(c *Config) (Identity, error) {
 	if _, err := readSecret(d.Key()); err != nil {
 		return Identity{}, err
 	}
@@ -255,11 +258,14 @@ func (d Dir) Identity() (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("cannot read the peer's certificate: %w", err)
 	}
-	pin, err := Pin(string(b))
+	cert, err := enrolment.ParseCertificate(string(b))
 	if err != nil {
 		return Identity{}, fmt.Errorf("cannot use %s: %w", d.Certificate(), err)
 	}
-	return Identity{Seed: string(bytes.TrimSpace(seed)), Pin: pin}, nil
+	if want := memberName(c.Facility, c.Name); cert.Subject.CommonName != want {
+		return Identity{}, fmt.Errorf("cannot use the data folder %s: its keys are of %q, its peer.toml says %q; name the right folder with --data, or mend peer.toml", d, cert.Subject.CommonName, want)
+	}
+	return Identity{Seed: string(bytes.TrimSpace(seed)), Pin: pin(cert)}, nil
 }
 
 // Opener opens sealed records with the peer's reader key; nil where this peer has none.

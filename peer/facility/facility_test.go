@@ -29,7 +29,7 @@ func newHub(t *testing.T) (facility.Dir, *facility.Config) {
 }
 
 func TestSecretsAreForTheirOwnerOnly(t *testing.T) {
-	d, _ := newHub(t)
+	d, c := newHub(t)
 	if i, err := os.Stat(string(d)); err != nil || i.Mode().Perm() != 0o700 {
 		t.Errorf("the data folder has mode %v (%v)", i.Mode(), err)
 	}
@@ -41,7 +41,7 @@ func TestSecretsAreForTheirOwnerOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := d.Identity(); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := d.Identity(c); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("keys that others can read are used: %v", err)
 	}
 	if _, err := d.Opener(); err == nil || !strings.Contains(err.Error(), "chmod 600") {

@@ -93,41 +93,50 @@ func (g *Ingest) read(ctx context.Context) error {
 		if err := g.fetch(ctx, c, &at); err != nil {
 			return err
 		}
-		if at.early && g.Box.Next() >= at.gap {
-			return errRewind
-		}
 	}
 	return ctx.Err()
 }
 
 // fetch takes in what one request to the stream brings.
 func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *position) error {
-	wait := 5 * time.Second
-	if at.early {
-		wait = 200 * time.Millisecond // to look whether the gap is filled
-	}
-	ask, cancel := context.WithTimeout(ctx, wait)
+	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	got, err := c.FetchBytes(fetchBytes, jetstream.FetchContext(ask))
 	if err != nil {
 		return fmt.Errorf("cannot read the stream: %w", err)
 	}
-	for m := range got.Messages() {
-		group := []jetstream.Msg{m}
-	more:
-		for len(group) < batch { // what has come meanwhile shares the fsync
-			select {
-			case m, ok := <-got.Messages():
-				if !ok {
-					break more
-				}
-				group = append(group, m)
-			default:
-				break more
+	for open := true; open; {
+		var grown <-chan struct{}
+		if at.early {
+			grown = g.Box.Grown()
+			if g.Box.Next() >= at.gap {
+				return errRewind
 			}
 		}
-		if err := g.take(group, at); err != nil {
-			return err
+		var group []jetstream.Msg
+		select {
+		case <-grown:
+			continue
+		case m, ok := <-got.Messages():
+			if open = ok; ok {
+				group = append(group, m)
+			}
+		}
+		for open && len(group) < batch { // what has come meanwhile shares the fsync
+			var m jetstream.Msg
+			select {
+			case m, open = <-got.Messages():
+			default:
+			}
+			if m == nil {
+				break
+			}
+			group = append(group, m)
+		}
+		if len(group) > 0 {
+			if err := g.take(group, at); err != nil {
+				return err
+			}
 		}
 	}
 	if err := got.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jetstream.ErrMsgIteratorClosed) {

@@ -10,7 +10,7 @@ const storeBytes = 1 << 42
 
 // FromFacility is the configuration of the peer whose data folder is d.
 func FromFacility(d facility.Dir, c *facility.Config) (Config, error) {
-	i, err := d.Identity()
+	i, err := d.Identity(c)
 	if err != nil {
 		return Config{}, err
 	}

@@ -206,7 +206,7 @@ func (a *arrivals) take(r hospital.Record) {
 	if id != "" {
 		a.at[id] = append(a.at[id], latency)
 	}
-	fmt.Printf("%s  %-15s %s  [%s #%d, verified, %s, %d ms]\n", r.Seen.Format("15:04:05.0"), r.Monitor, text, r.Box, r.Index, r.Protection, latency.Milliseconds())
+	fmt.Printf("%s  %-15s %s  [%s #%d, verified, %s, %d ms]\n", r.Seen.Format("15:04:05.0"), r.Monitor, text, r.Box, r.Index, cmp.Or(protection[r.Protection], r.Protection), latency.Milliseconds())
 }
 
 // summarize names the charted values of a Bundle and finds the marker that vitalsim puts into each message.
@@ -276,6 +276,9 @@ func summarize(bundle json.RawMessage) (text, id string, charted int) {
 	}
 	return strings.Join(parts, ", "), id, charted
 }
+
+// protection is what holds the box's key, as the hub judges it.
+var protection = map[string]string{"emulated": "emulated TPM", "software": "NOT A TPM"}
 
 // names are short ones for the terminal.
 var names = map[string]string{"8867-4": "HR", "2708-6": "SpO2", "9279-1": "RR", "85354-9": "BP", "8310-5": "Temp"}

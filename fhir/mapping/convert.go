@@ -23,6 +23,8 @@ type Converter struct {
 	kind      string
 	results   bool // the rows of the message may be measurements
 	test      bool // MSH-11 says debugging
+	says      says // what the message is to its line's association
+	inherits  bool // the message takes its patient from the line
 	zone      zone
 	arena     []byte
 	key       []byte // scratch of table look-ups and of identities
@@ -40,6 +42,8 @@ type Converter struct {
 	concepts  []fhir.CodeableConcept
 	ids       []fhir.Identifier
 	names     []fhir.HumanName
+	telecom   []fhir.ContactPoint
+	address   []fhir.Address
 	targets   []string
 	times     timeCache
 	component [3]fhir.Component
@@ -148,9 +152,11 @@ func (c *Converter) Convert(m *hl7.Message, at Context) (Result, error) {
 	c.kind = c.kindOf(typ, trigger)
 	// Rows of admissions, orders and the like are entries by people, not measurements.
 	c.results = (typ == "ORU" || typ == "ORF" || typ == "OUL") && c.kind != KindADT && c.kind != KindOther
+	c.says = c.d.saysOf(m, typ, trigger)
 	c.readSegments()
 	c.settle()
 	c.write(typ, trigger)
+	c.r.Association = c.associate()
 	c.m, c.at = nil, nil
 	return c.r, nil
 }
@@ -161,6 +167,7 @@ func (c *Converter) reset(m *hl7.Message, at *Context) {
 	c.rows, c.groups, c.panels, c.patients = c.rows[:0], c.groups[:0], c.panels[:0], c.patients[:0]
 	c.devices, c.nodes, c.scopes, c.metrics = c.devices[:0], c.nodes[:0], c.scopes[:0], c.metrics[:0]
 	c.codings, c.concepts, c.ids, c.names, c.targets = c.codings[:0], c.concepts[:0], c.ids[:0], c.names[:0], c.targets[:0]
+	c.telecom, c.address = c.telecom[:0], c.address[:0]
 	c.location = fhir.Location{}
 	c.times.valid = false
 	c.any = false
@@ -179,7 +186,7 @@ func (c *Converter) kindOf(typ, trigger string) string {
 	for i := range c.d.messages {
 		r := &c.d.messages[i]
 		if r.typ != "" {
-			if len(r.typ) == len(typ)+1+len(trigger) && strings.HasPrefix(r.typ, typ) && strings.HasSuffix(r.typ, trigger) {
+			if isType(r.typ, typ, trigger) {
 				return r.kind
 			}
 			continue
@@ -201,7 +208,7 @@ func (c *Converter) kindOf(typ, trigger string) string {
 
 // readSegments reads the message once, from the first segment to the last.
 func (c *Converter) readSegments() {
-	currentPatient, currentGroup := int32(-1), int32(-1)
+	currentPatient, currentGroup := c.inherit(), int32(-1)
 	for i := 0; i < c.m.Len(); i++ {
 		s := c.m.Segment(i)
 		switch s.Name() {
@@ -264,6 +271,9 @@ func (c *Converter) write(typ, trigger string) {
 			p.Agent = c.join("vitalgate ", c.at.Box)
 		}
 		p.EntityText = c.join("HL7 v2 ", typ, "^", trigger, ", dialect ", c.d.Name)
+		if c.inherits {
+			p.EntityText = c.join(p.EntityText, ", patient and bed from message ", c.at.Association.source)
+		}
 		c.entry(p.ID)
 		c.out = fhir.EndEntry(p.Append(c.out))
 	}

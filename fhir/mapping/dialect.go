@@ -48,6 +48,7 @@ type Dialect struct {
 	rows      []rowRule
 	detect    []detectRule
 	detectMin int
+	lineRules []lineRule
 	codes     map[string]*localCode // system, NUL, code
 }
 
@@ -225,7 +226,8 @@ type dialectFile struct {
 		conditionFile
 		As string `toml:"as"`
 	} `toml:"row"`
-	Detect []struct {
+	Association []lineRuleFile `toml:"association"`
+	Detect      []struct {
 		conditionFile
 		Score int    `toml:"score"`
 		Why   string `toml:"why"`
@@ -349,6 +351,9 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 			}
 		}
 		d.messages = append(d.messages, rule)
+	}
+	if err := d.readLineRules(f.Association); err != nil {
+		return nil, err
 	}
 	for _, r := range f.Row {
 		rule := rowRule{}

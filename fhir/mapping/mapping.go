@@ -37,6 +37,9 @@ type Context struct {
 	DeviceSystem  string // the same for devices
 
 	Units Units
+
+	// Association is what the line of the message has said of its patient: the Association of the Result before it. nil: unknown.
+	Association *Association
 }
 
 // Units are the unit settings (UCUM) of a monitor that sends none. Empty: not known, then such values stand under
@@ -69,6 +72,9 @@ type Result struct {
 	Absent  int // without a value, with a dataAbsentReason
 
 	Events []Event // data quality, in message order; the caller's to keep
+
+	// Association is in force on the line of the message from now on: the Context's for its next message, and for no other line.
+	Association *Association
 }
 
 // Event is a finding of data quality. It holds no value of the message.
@@ -104,6 +110,7 @@ const (
 	EventZoneUnknown     = "zone-unknown"       // a time without offset, no zone configured: date only
 	EventPatients        = "several-patients"   // more than one patient in the message
 	EventPatientField    = "patient-field"      // a PID field that cannot be used
+	EventAssociation     = "association-ended"  // what the message says of the patient ends what the line said before
 	EventTooMany         = "more-events"        // the list was cut
 )
 

@@ -12,14 +12,10 @@ type patient struct {
 	id      string // of the resource
 	key     string // association key, "" where the message gives no number
 	ids     []fhir.Identifier
-	names   []fhir.HumanName
-	telecom []fhir.ContactPoint
-	address []fhir.Address
+	name    fhir.HumanName
+	hasName bool
 	gender  string
 	birth   string
-	born    string // dateTime of birth where the hour was sent
-	dead    string
-	prior   int32 // merged patient that this one replaces, -1 none
 	segment hl7.Segment
 }
 
@@ -27,7 +23,6 @@ type patient struct {
 const (
 	maxIdentifiers = 16
 	maxPatients    = 64
-	maxRepetitions = 8 // of names, addresses, telephone numbers
 )
 
 // readPatient reads a PID (v2-to-FHIR IG, PID[Patient]) and gives its place in c.patients, -1 where the segment names
@@ -36,33 +31,35 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 	if string(s.Field(31).Raw()) == "Y" { // identity unknown: whatever stands in the other fields is a stand-in
 		return -1
 	}
-	p := patient{segment: s, prior: -1}
-	p.ids = c.identifiers(s, 3, 2, 4) // PID-2 and PID-4 are the withdrawn forms of PID-3; beside it they hold set ids and worse
-	firstName := len(c.names)
-	for _, field := range [...]int{5, 9} {
-		for f, r := s.Field(field), 1; r <= f.Reps() && r <= maxRepetitions; r++ {
-			if n, ok := c.nameXPN(f.Rep(r)); ok {
-				c.names = append(c.names, n)
+	p := patient{segment: s}
+	first := len(c.ids)
+	for _, field := range [...]int{3, 2, 4} {
+		if field != 3 && len(c.ids) > first { // PID-2 and PID-4 are the withdrawn forms of PID-3; beside it they hold set ids and worse
+			break
+		}
+		f := s.Field(field)
+		for r := 1; r <= f.Reps() && r <= maxIdentifiers; r++ {
+			if id, ok := c.identifierCX(f.Rep(r)); ok && !contains(c.ids[first:], id) {
+				c.ids = append(c.ids, id)
 			}
 		}
 	}
-	p.names = c.names[firstName:len(c.names):len(c.names)]
-	if len(p.ids) == 0 && len(p.names) == 0 {
-		return -1
-	}
+	p.ids = c.ids[first:len(c.ids):len(c.ids)]
+	p.name, p.hasName = c.nameXPN(s.Field(5).Rep(1))
 	if sex := c.text(s.Field(8).Comp(1)); sex != "" && sex != `""` {
 		if p.gender = gender(sex); p.gender == "" {
 			c.event(EventPatientField, s, 8, "the administrative sex is not in HL7 table 0001")
 		}
 	}
 	if f := s.Field(7).Comp(1); !f.Empty() && !f.Null() {
-		p.birth, p.born = c.birthDate(f)
+		p.birth = c.birthDate(f)
 		if p.birth == "" {
 			c.event(EventPatientField, s, 7, "the date of birth cannot be read")
 		}
 	}
-	p.dead = c.deceased(s)
-	p.telecom, p.address = c.telecoms(s), c.addresses(s)
+	if len(p.ids) == 0 && !p.hasName {
+		return -1
+	}
 	if len(p.ids) > 0 {
 		id := p.ids[0]
 		p.key = c.join(id.System, "|", id.Assigner, "|", id.Value)
@@ -83,23 +80,6 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 	}
 	c.patients = append(c.patients, p)
 	return int32(len(c.patients) - 1)
-}
-
-// identifiers reads the CX of the first of the fields that holds any.
-func (c *Converter) identifiers(s hl7.Segment, fields ...int) []fhir.Identifier {
-	first := len(c.ids)
-	for _, field := range fields {
-		f := s.Field(field)
-		for r := 1; r <= f.Reps() && r <= maxIdentifiers; r++ {
-			if id, ok := c.identifierCX(f.Rep(r)); ok && !contains(c.ids[first:], id) {
-				c.ids = append(c.ids, id)
-			}
-		}
-		if len(c.ids) > first {
-			break
-		}
-	}
-	return c.ids[first:len(c.ids):len(c.ids)]
 }
 
 func contains(ids []fhir.Identifier, id fhir.Identifier) bool {
@@ -185,163 +165,26 @@ func (c *Converter) nameXPN(v hl7.Value) (fhir.HumanName, bool) {
 		Middle: part(v.Comp(3)),
 		Suffix: part(v.Comp(4)),
 		Prefix: part(v.Comp(5)),
-		Degree: part(v.Comp(6)), Professional: part(v.Comp(14)),
 	}
 	if n == (fhir.HumanName{}) {
 		return n, false
 	}
-	switch string(v.Comp(7).Raw()) { // HL7 table 0200 (v2-to-FHIR IG, NameType)
-	case "L", "R":
+	switch string(v.Comp(7).Raw()) { // HL7 table 0200
+	case "L", "D":
 		n.Use = "official"
-	case "D":
-		n.Use = "usual"
-	case "MSK":
+		if string(v.Comp(7).Raw()) == "D" {
+			n.Use = "usual"
+		}
+	case "A":
 		n.Use = "anonymous"
 	case "N":
 		n.Use = "nickname"
 	case "M":
 		n.Use = "maiden"
-	case "TEMP", "NAV":
+	case "T":
 		n.Use = "temp"
-	case "BAD":
-		n.Use = "old"
 	}
 	return n, true
-}
-
-// addresses reads PID-11 (v2-to-FHIR IG, XAD[Address]); PID-12 is the district where PID-11 names none.
-func (c *Converter) addresses(s hl7.Segment) []fhir.Address {
-	first := len(c.address)
-	f := s.Field(11)
-	for r := 1; r <= f.Reps() && r <= maxRepetitions; r++ {
-		v := f.Rep(r)
-		a := fhir.Address{City: c.part(v.Comp(3)), State: c.part(v.Comp(4)), PostalCode: c.part(v.Comp(5)), Country: c.part(v.Comp(6)), District: c.part(v.Comp(9).Sub(1))}
-		for i := 1; i <= 3; i++ {
-			a.Line[i-1] = c.part(v.Comp(1).Sub(i))
-		}
-		a.Line[3] = c.part(v.Comp(2))
-		if a.District == "" && f.Reps() == 1 {
-			a.District = c.part(s.Field(12).Comp(1))
-		}
-		if a == (fhir.Address{}) {
-			continue
-		}
-		switch string(v.Comp(7).Raw()) { // HL7 table 0190 (v2-to-FHIR IG, AddressType)
-		case "BA":
-			a.Use = "old"
-		case "BI":
-			a.Use = "billing"
-		case "C":
-			a.Use = "temp"
-		case "B", "O":
-			a.Use = "work"
-		case "H":
-			a.Use = "home"
-		case "M", "SH":
-			a.Type = "postal"
-		}
-		c.address = append(c.address, a)
-	}
-	return c.address[first:len(c.address):len(c.address)]
-}
-
-// part gives the text of v, "" for the null value.
-func (c *Converter) part(v hl7.Value) string {
-	if v.Null() {
-		return ""
-	}
-	return c.text(v)
-}
-
-// telecoms reads PID-13, PID-14 and PID-40 (v2-to-FHIR IG, XTN[ContactPoint]).
-func (c *Converter) telecoms(s hl7.Segment) []fhir.ContactPoint {
-	first := len(c.telecom)
-	for _, field := range [...]int{13, 14, 40} {
-		f := s.Field(field)
-		for r := 1; r <= f.Reps() && r <= maxRepetitions; r++ {
-			v := f.Rep(r)
-			t := fhir.ContactPoint{}
-			email := false
-			switch string(v.Comp(3).Raw()) { // HL7 table 0202
-			case "PH":
-				t.System = "phone"
-			case "CP": // R4 has no system "mobile"
-				t.System, t.Use = "phone", "mobile"
-			case "FX":
-				t.System = "fax"
-			case "BP":
-				t.System = "pager"
-			case "Internet", "X.400":
-				t.System, email = "email", true
-			case "MD", "SAT", "TDD", "TTY":
-				t.System = "other"
-			case "":
-				if email = !v.Comp(4).Empty(); email {
-					t.System = "email"
-				}
-			}
-			if email {
-				t.Value = c.part(v.Comp(4))
-			} else {
-				t.Value = c.telephone(v)
-			}
-			if t.Value == "" {
-				continue
-			}
-			if t.System == "" {
-				t.SystemAbsent = "unknown"
-			}
-			switch use := string(v.Comp(2).Raw()); { // HL7 table 0201
-			case use == "PRN", use == "" && field == 13 && t.Use == "":
-				t.Use = "home"
-			case use == "WPN", use == "" && field == 14 && t.Use == "":
-				t.Use = "work"
-			case use == "PRS":
-				t.Use = "mobile"
-			}
-			c.telecom = append(c.telecom, t)
-		}
-	}
-	return c.telecom[first:len(c.telecom):len(c.telecom)]
-}
-
-// telephone gives XTN.12, else the parts in XTN.5 to XTN.8, else XTN.1.
-func (c *Converter) telephone(v hl7.Value) string {
-	if s := c.part(v.Comp(12)); s != "" {
-		return s
-	}
-	country, area, local, extension := c.part(v.Comp(5)), c.part(v.Comp(6)), c.part(v.Comp(7)), c.part(v.Comp(8))
-	if local == "" {
-		return c.part(v.Comp(1))
-	}
-	start := len(c.arena)
-	if country != "" {
-		c.arena = append(append(append(c.arena, '+'), country...), ' ')
-	}
-	if area != "" {
-		c.arena = append(append(c.arena, area...), ' ')
-	}
-	c.arena = append(c.arena, local...)
-	if extension != "" {
-		c.arena = append(append(c.arena, " X"...), extension...)
-	}
-	return c.since(start)
-}
-
-// deceased reads PID-29 and, where it is empty, PID-30.
-func (c *Converter) deceased(s hl7.Segment) string {
-	if f := s.Field(29).Comp(1); !f.Empty() && !f.Null() {
-		if st, ok := c.stampOf(f, s, 29); ok {
-			return st.text
-		}
-	}
-	switch string(s.Field(30).Raw()) {
-	case "Y":
-		return "true"
-	case "N":
-		return "false"
-	}
-	return ""
 }
 
 // gender maps HL7 table 0001 (v2-to-FHIR IG, AdministrativeSex).
@@ -359,12 +202,11 @@ func gender(s string) string {
 	return ""
 }
 
-// birthDate reads PID-7 as a FHIR date, "" where it says none or nonsense, and as a dateTime where it states the hour
-// (v2-to-FHIR IG, PID-7). Midnight to the second is what programs write for "no time".
-func (c *Converter) birthDate(v hl7.Value) (date, born string) {
-	t, err := v.Time(c.zone.loc)
+// birthDate reads PID-7 as a FHIR date, "" where it says none or nonsense.
+func (c *Converter) birthDate(v hl7.Value) string {
+	t, err := v.Time(nil)
 	if err != nil {
-		return "", ""
+		return ""
 	}
 	start := len(c.arena)
 	switch t.Precision {
@@ -375,13 +217,7 @@ func (c *Converter) birthDate(v hl7.Value) (date, born string) {
 	default:
 		c.arena = t.AppendFormat(c.arena, "2006-01-02")
 	}
-	date = c.since(start)
-	if t.Precision > hl7.Day && (t.ZoneGiven || c.zone.loc != nil) && !(t.Hour() == 0 && t.Minute() == 0 && t.Second() == 0) {
-		start = len(c.arena)
-		c.arena = appendDateTime(c.arena, t)
-		born = c.since(start)
-	}
-	return date, born
+	return c.since(start)
 }
 
 // associationKey gives the key of the one patient of the message. Its string is kept from message to message, because
@@ -397,9 +233,10 @@ func (c *Converter) associationKey() string {
 }
 
 func (c *Converter) writePatient(p *patient) {
-	r := fhir.Patient{
-		ID: p.id, Identifier: p.ids, Name: p.names, Telecom: p.telecom, Gender: p.gender,
-		BirthDate: p.birth, BirthTime: p.born, Deceased: p.dead, Address: p.address,
+	r := fhir.Patient{ID: p.id, Identifier: p.ids, Gender: p.gender, BirthDate: p.birth}
+	if p.hasName {
+		c.names = append(c.names[:0], p.name)
+		r.Name = c.names
 	}
 	c.entry(p.id)
 	c.out = fhir.EndEntry(r.Append(c.out))

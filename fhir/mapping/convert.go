@@ -42,8 +42,6 @@ type Converter struct {
 	concepts  []fhir.CodeableConcept
 	ids       []fhir.Identifier
 	names     []fhir.HumanName
-	telecom   []fhir.ContactPoint
-	address   []fhir.Address
 	targets   []string
 	times     timeCache
 	component [3]fhir.Component
@@ -167,7 +165,6 @@ func (c *Converter) reset(m *hl7.Message, at *Context) {
 	c.rows, c.groups, c.panels, c.patients = c.rows[:0], c.groups[:0], c.panels[:0], c.patients[:0]
 	c.devices, c.nodes, c.scopes, c.metrics = c.devices[:0], c.nodes[:0], c.scopes[:0], c.metrics[:0]
 	c.codings, c.concepts, c.ids, c.names, c.targets = c.codings[:0], c.concepts[:0], c.ids[:0], c.names[:0], c.targets[:0]
-	c.telecom, c.address = c.telecom[:0], c.address[:0]
 	c.location = fhir.Location{}
 	c.times.valid = false
 	c.any = false

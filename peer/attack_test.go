@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -428,10 +429,11 @@ func TestLyingPeerIsNotBelieved(t *testing.T) {
 	}
 	asked := make(chan int, 100)
 	round := 0
+	var honest atomic.Bool
 	_, err = nc.Subscribe("peer.pull.liar.f1.gw1", func(m *nats.Msg) {
 		answers := truth
-		if round < len(lies) {
-			answers = lies[round]
+		if !honest.Load() {
+			answers = lies[min(round, len(lies)-1)]
 		}
 		for _, b := range answers {
 			nc.Publish(m.Reply, b)
@@ -439,7 +441,10 @@ func TestLyingPeerIsNotBelieved(t *testing.T) {
 		end := nats.NewMsg(m.Reply)
 		end.Header.Set("Vitalgate-End", "1")
 		nc.PublishMsg(end)
-		asked <- round
+		select {
+		case asked <- round:
+		default: // nobody looks any more
+		}
 		round++
 	})
 	if err != nil {
@@ -480,10 +485,11 @@ func TestLyingPeerIsNotBelieved(t *testing.T) {
 			}
 			return got >= r
 		})
-		if got < len(lies) && size() != 0 {
+		if size() != 0 {
 			t.Fatalf("the hub holds %d records after lie %d", size(), got)
 		}
 	}
+	honest.Store(true)
 	hub.until("the hub takes the truth", func() bool {
 		if err := nc.Publish("peer.head.f1.gw1", head); err != nil {
 			t.Fatal(err)

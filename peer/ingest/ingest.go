@@ -18,11 +18,8 @@ import (
 	"github.com/vitalgate/vitalgate/peer/store"
 )
 
-// batch bounds what one fsync covers, in records; fetchBytes what one request brings into memory.
-const (
-	batch      = 512
-	fetchBytes = 16 << 20
-)
+// batch bounds what one fsync covers and one request brings into memory, in records.
+const batch = 128
 
 // cursor says how far a stream has been taken in. The digest of that message tells whether the stream is still the one
 // that was read: a damaged one numbers anew.
@@ -101,7 +98,7 @@ func (g *Ingest) read(ctx context.Context) error {
 func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *position) error {
 	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	got, err := c.FetchBytes(fetchBytes, jetstream.FetchContext(ask))
+	got, err := c.Fetch(batch, jetstream.FetchContext(ask))
 	if err != nil {
 		return fmt.Errorf("cannot read the stream: %w", err)
 	}

@@ -151,6 +151,18 @@ func TestAssociationOwnsItsBytes(t *testing.T) {
 	}
 }
 
+// A keep-alive that carries anything is a message like others.
+func TestKeepAlive(t *testing.T) {
+	for _, c := range []struct {
+		message string
+		want    bool
+	}{{pdsAlive, true}, {pdsAlive + "OBX||NM|101^HR|2101|60||||||F\n", false}, {pdsVitals, false}, {pdsHead + "204|P|2.3.1|\n", false}} {
+		if r := line(t, "mindray-pds", c.message)[0]; r.KeepAlive != c.want {
+			t.Errorf("%q: keep-alive is %v", c.message, r.KeepAlive)
+		}
+	}
+}
+
 // A giant does not stay in memory.
 func TestAssociationIsBounded(t *testing.T) {
 	all := line(t, "mindray-pds", pdsPatientA+"NTE|1||"+strings.Repeat("x", 20<<10)+"\n", pdsVitals)

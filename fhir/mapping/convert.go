@@ -279,7 +279,7 @@ func (c *Converter) write(typ, trigger string) {
 	c.r.Kind = c.kind
 	switch c.kind {
 	case kindKeepAlive:
-		c.r.Kind = KindOther
+		c.r.Kind, c.r.KeepAlive = KindOther, c.m.Len() == 1
 	case "":
 		c.r.Kind = c.kindByRows()
 	}

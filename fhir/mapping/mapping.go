@@ -64,8 +64,10 @@ func (u *Units) of(d dimension) string {
 type Result struct {
 	Bundle   []byte    // FHIR R4 JSON, valid until the next Convert
 	Kind     string    // one of the Kind constants
-	Patient  string    // association key of the one patient that the message names; "" unknown. Never to be logged
+	Patient  string    // association key of the one patient that the message names or that its line has named; "" unknown. Never to be logged
 	Observed time.Time // earliest effective time; zero if none could be placed on the time line
+
+	KeepAlive bool // the message says only that the monitor is there: it has a header of the class that the dialect names, and no more
 
 	Charted int // observations (and panel parts) under a standard code with a value
 	Local   int // under a local code

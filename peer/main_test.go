@@ -363,6 +363,15 @@ func TestRecordsReachTheHubThroughTheWard(t *testing.T) {
 	if got := hub.tail("--from", "1000"); len(got) != len(box.Log)-1000 || got[0].Bundle == nil {
 		t.Errorf("tail --from 1000 prints %d records, want %d with their Bundles", len(got), len(box.Log)-1000)
 	}
+	hub.until("the page shows the bed", func() bool {
+		a, err := http.Get("http://" + hub.conf.Page.Listen + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		text, err := io.ReadAll(a.Body)
+		return err == nil && bytes.Contains(text, []byte("bed-1"))
+	})
 	if out := program(t, "get", "f1/gw1", "5", "--bundle", "--data", string(hub.dir)); out != string(peertest.Bundle(64)) {
 		t.Errorf("get --bundle printed %q", out)
 	}

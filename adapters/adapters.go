@@ -57,6 +57,7 @@ func Partial(notes []string) bool {
 type Frame struct {
 	Monitor string    // configured name of the monitor, e.g. "icu-3-bed-12"
 	Via     string    // "tcp 127.0.0.1:51234", "serial /dev/ttyUSB0"
+	Line    uint64    // the connection, by a number that no other has had or will have in this process; 0: not known (NewLine)
 	Data    []byte    // owned by the receiver
 	Arrived time.Time // when its last byte was read
 	Notes   []string  // framing deviations: the Note constants
@@ -69,6 +70,11 @@ type Frame struct {
 func NewFrame(monitor, via string, data []byte, arrived time.Time, notes []string, reply func(acks ...[]byte) error) *Frame {
 	return &Frame{Monitor: monitor, Via: via, Data: data, Arrived: arrived, Notes: notes, reply: reply}
 }
+
+var lines atomic.Uint64
+
+// NewLine gives a number to a connection that was opened: what a monitor says on one connection holds on no other.
+func NewLine() uint64 { return lines.Add(1) }
 
 // ErrReplied says that a frame was answered twice. It is a mistake of the caller; the monitor saw the first answer only.
 var ErrReplied = errors.New("cannot answer a frame twice")

@@ -198,7 +198,7 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, pipeline.Monitor{Name: m.Name, Adapter: a, Dialect: d, Context: mapping.Context{
+		all = append(all, pipeline.Monitor{Name: m.Name, Adapter: a, Dialect: d, AssociationAge: time.Duration(m.AssociationAge), Context: mapping.Context{
 			Box: box.String(), Monitor: m.Name, Zone: zone, Bed: m.Bed, PatientSystem: cfg.FHIR.PatientSystem, DeviceSystem: cfg.FHIR.DeviceSystem,
 			Units: mapping.Units{Pressure: m.Pressure, Temperature: m.Temperature, Length: m.Length, Mass: m.Mass}}})
 	}

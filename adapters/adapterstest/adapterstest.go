@@ -221,6 +221,9 @@ func testAnswers(t *testing.T, rig Rig) {
 		if string(f.Data) != Message(i+1) {
 			t.Fatalf("frame %d is %q", i+1, f.Data)
 		}
+		if f.Line == 0 || f.Line != f1.Line {
+			t.Fatalf("frame %d is of line %d, the first of line %d", i+1, f.Line, f1.Line)
+		}
 		if f.Monitor == "" || f.Monitor != r.Status().Monitor || !strings.HasPrefix(f.Via, rig.Via) || f.Arrived.Before(before) || f.Arrived.After(time.Now()) || f.Notes != nil {
 			t.Fatalf("frame %d: monitor %q, via %q, arrived %v, notes %v", i+1, f.Monitor, f.Via, f.Arrived, f.Notes)
 		}
@@ -316,6 +319,7 @@ func testWindow(t *testing.T, rig Rig) {
 // A monitor that goes away and comes back is read again.
 func testReplug(t *testing.T, rig Rig) {
 	r := Start(t, rig.Adapter)
+	lines := map[uint64]bool{0: true}
 	for i := range 3 {
 		m := rig.Plug(t)
 		send(t, m, MLLP(Message(i)))
@@ -323,6 +327,10 @@ func testReplug(t *testing.T, rig Rig) {
 		if string(f.Data) != Message(i) {
 			t.Fatalf("after plug %d it came as %q", i, f.Data)
 		}
+		if lines[f.Line] {
+			t.Fatalf("after plug %d the frame is of line %d, which is not new", i, f.Line)
+		}
+		lines[f.Line] = true
 		r.reply(t, f, ack(i))
 		wantAcks(t, m, i, 1)
 		m.Close()

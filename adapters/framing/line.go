@@ -56,6 +56,7 @@ var ErrSlow = errors.New("a message did not arrive whole in time")
 // frames are unanswered or Out is full, which is how the monitor is held back.
 type Line struct {
 	cfg     LineConfig
+	number  uint64
 	dec     *Decoder
 	found   []Message
 	last    time.Time // of the last byte
@@ -91,7 +92,7 @@ func NewLine(cfg LineConfig) (*Line, error) {
 		return nil, err
 	}
 	l := &Line{
-		cfg: cfg, dec: dec, last: time.Now(),
+		cfg: cfg, number: adapters.NewLine(), dec: dec, last: time.Now(),
 		window: make(chan struct{}, adapters.Window),
 		done:   make(chan struct{}),
 		wake:   make(chan struct{}, 1),
@@ -232,6 +233,7 @@ func (l *Line) deliver(ctx context.Context) error {
 			continue
 		}
 		f := adapters.NewFrame(l.cfg.Monitor, l.cfg.Via, m.Data, l.last, m.Notes, answered)
+		f.Line = l.number
 		if l.cfg.Spoke != nil {
 			l.cfg.Spoke()
 		}

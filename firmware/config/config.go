@@ -82,6 +82,8 @@ type Monitor struct {
 	Length      string `toml:"unit_length" default:"" example:"cm" doc:"the same for body heights: cm or [in_i]"`
 	Mass        string `toml:"unit_mass" default:"" example:"kg" doc:"the same for body weights: kg, g or [lb_av]"`
 
+	AssociationAge Duration `toml:"association_age" default:"24h" doc:"for monitors that name their patient once and not with each message: how long that holds without being said again; the end of the connection always ends it"`
+
 	Framing    string   `toml:"framing" default:"" doc:"mllp, none or hllp; empty: as the dialect says"`
 	MaxMessage Size     `toml:"max_message" default:"1MiB" doc:"longest message; a longer one is kept cut and flagged, never charted"`
 	ReadIdle   Duration `toml:"read_idle" default:"0s" doc:"close a TCP connection that has been silent this long; 0s: never (TCP keep-alive still finds dead links)"`
@@ -321,6 +323,9 @@ func (c *Config) check() error {
 		oneOf(bad, key("unit_mass"), m.Mass, "", "kg", "g", "[lb_av]")
 		if _, err := m.Location(); err != nil {
 			bad(key("zone"), "%v", err)
+		}
+		if m.AssociationAge < Duration(time.Minute) || m.AssociationAge > Duration(31*24*time.Hour) {
+			bad(key("association_age"), "is %v, must be 1m to 744h", m.AssociationAge)
 		}
 		if m.MaxMessage < 1<<10 || m.MaxMessage > 4<<20 {
 			bad(key("max_message"), "is %d bytes, must be 1KiB to 4MiB", m.MaxMessage)

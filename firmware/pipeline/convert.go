@@ -33,6 +33,7 @@ type Counters struct {
 	Messages, Raw, Repeated, Refused atomic.Uint64 // messages; of them kept raw only, sent again, not kept
 	Charted, Local, Absent           atomic.Uint64 // observations under a standard code, under a local code, without a value
 	Events                           atomic.Uint64 // data-quality events
+	KeepAlive                        atomic.Uint64 // of Messages: those that say only that the monitor is there; they are not kept
 }
 
 // Snapshot is Counters at one moment.
@@ -45,18 +46,24 @@ type Snapshot struct {
 	Local    uint64 `json:"local"`
 	Absent   uint64 `json:"absent"`
 	Events   uint64 `json:"events"`
+
+	KeepAlive uint64 `json:"keep_alive"`
 }
 
 func (c *Counters) snapshot() Snapshot {
-	return Snapshot{c.Messages.Load(), c.Raw.Load(), c.Repeated.Load(), c.Refused.Load(), c.Charted.Load(), c.Local.Load(), c.Absent.Load(), c.Events.Load()}
+	return Snapshot{c.Messages.Load(), c.Raw.Load(), c.Repeated.Load(), c.Refused.Load(), c.Charted.Load(), c.Local.Load(), c.Absent.Load(), c.Events.Load(), c.KeepAlive.Load()}
 }
 
-// convert turns one monitor's frames into readings, in order, until frames is closed. Every frame gives one.
+// convert turns one monitor's frames into readings, in order, until frames is closed. Every frame gives one but keep-alives,
+// which are counted and answered.
 func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Frame, out chan<- *reading) error {
-	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect)}
+	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect), patients: newPatients(m)}
 	for f := range frames {
 		n.Messages.Add(1)
 		r := c.convert(f, n)
+		if r == nil {
+			continue
+		}
 		r.counters = n
 		out <- r // the keeper outlives us, so this ends
 	}
@@ -66,16 +73,22 @@ func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Fram
 type converter struct {
 	monitor   *Monitor
 	converter *mapping.Converter
+	patients  *patients
 	message   hl7.Message
 	sequence  uint64
 }
 
-// convert never fails: a frame that cannot be read or mapped becomes a raw reading with the reason.
+// convert never fails: a frame that cannot be read or mapped becomes a raw reading with the reason. A keep-alive becomes none
+// (docs/adr/0009).
 func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 	r := &reading{frame: f, dialect: c.monitor.Dialect}
 	r.Kind, r.Arrived = record.KindRaw, f.Arrived
 	r.Content = record.Content{Monitor: f.Monitor, Via: f.Via, Notes: f.Notes, Raw: f.Data}
+	if slices.Contains(f.Notes, adapters.NoteJunk) { // what was lost may have named another patient
+		c.patients.end(f)
+	}
 	raw := func(err error) *reading {
+		c.patients.end(f)
 		n.Raw.Add(1)
 		r.verdict, r.Content.Reason = odd, err.Error()
 		return r
@@ -93,11 +106,17 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 		return raw(err)
 	}
 	at := c.monitor.Context
-	at.Arrived = f.Arrived
+	at.Arrived, at.Association = f.Arrived, c.patients.of(f)
 	res, err := c.mapped(at)
 	if err != nil {
 		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
 		return raw(err)
+	}
+	c.patients.set(f, at.Association, res.Association)
+	if res.KeepAlive {
+		n.KeepAlive.Add(1)
+		f.Reply(answers(&c.message, r.dialect, kept, f.Arrived, c.id(f.Arrived))...)
+		return nil
 	}
 	n.Charted.Add(uint64(res.Charted))
 	n.Local.Add(uint64(res.Local))

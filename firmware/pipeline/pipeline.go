@@ -28,7 +28,10 @@ type Monitor struct {
 	Name    string
 	Adapter adapters.Adapter
 	Dialect *mapping.Dialect
-	Context mapping.Context // Arrived is set for each frame
+	Context mapping.Context // Arrived and Association are set for each frame
+
+	// AssociationAge is how long what a connection has said of its patient holds without being said again; 0 is a day.
+	AssociationAge time.Duration
 }
 
 // Signer is the box's identity as the pipeline needs it.

@@ -58,11 +58,29 @@ func (b *bedside) Status() adapters.Status { return adapters.Status{Monitor: b.n
 // send gives the box one message and returns the channel of its answer.
 func (b *bedside) send(t testing.TB, message string, notes ...string) <-chan []byte {
 	t.Helper()
+	return b.over(t, 1, message, notes...)
+}
+
+// over sends over one of several connections.
+func (b *bedside) over(t testing.TB, line uint64, message string, notes ...string) <-chan []byte {
+	t.Helper()
+	return b.hand(t, line, time.Now(), message, notes)
+}
+
+// at sends with a time of arrival.
+func (b *bedside) at(t testing.TB, arrived time.Time, message string) <-chan []byte {
+	t.Helper()
+	return b.hand(t, 1, arrived, message, nil)
+}
+
+func (b *bedside) hand(t testing.TB, line uint64, arrived time.Time, message string, notes []string) <-chan []byte {
+	t.Helper()
 	answer := make(chan []byte, 1)
-	f := adapters.NewFrame(b.name, "test", []byte(message), time.Now(), notes, func(acks ...[]byte) error {
+	f := adapters.NewFrame(b.name, "test", []byte(message), arrived, notes, func(acks ...[]byte) error {
 		answer <- bytes.Join(acks, []byte("\n"))
 		return nil
 	})
+	f.Line = line
 	select {
 	case b.in <- f:
 	case <-time.After(10 * time.Second):
@@ -107,9 +125,10 @@ func (c *chip) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, er
 	return c.key.Sign(r, digest, o)
 }
 
-// box is a running line with one monitor.
+// box is a running line with a monitor, and another beside it.
 type box struct {
 	*bedside
+	other    *bedside
 	pipeline *pipeline.Pipeline
 	spool    *spool.Spool
 	health   *health.Board
@@ -143,11 +162,14 @@ func start(t testing.TB, dir, dialect string, quota int64) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{bedside: newBedside("bed-1"), spool: sp, health: &health.Board{}, chip: &chip{key: key}, secret: secret, log: &bytes.Buffer{}}
+	b := &box{bedside: newBedside("bed-1"), other: newBedside("bed-2"), spool: sp, health: &health.Board{}, chip: &chip{key: key}, secret: secret, log: &bytes.Buffer{}}
 	b.pipeline = pipeline.New(pipeline.Config{
 		Box: id, Sealer: sealer, Spool: sp, Signer: b.chip, Health: b.health, Log: slog.New(slog.NewJSONHandler(&syncWriter{w: b.log}, nil)),
 		Protection: "software", Software: "test", Dir: dir, RetryAfter: 10 * time.Millisecond,
-		Monitors: []pipeline.Monitor{{Name: "bed-1", Adapter: b.bedside, Dialect: d, Context: mapping.Context{Box: "f1/gw1", Monitor: "bed-1", Zone: time.UTC}}},
+		Monitors: []pipeline.Monitor{
+			{Name: "bed-1", Adapter: b.bedside, Dialect: d, Context: mapping.Context{Box: "f1/gw1", Monitor: "bed-1", Zone: time.UTC}, AssociationAge: time.Hour},
+			{Name: "bed-2", Adapter: b.other, Dialect: d, Context: mapping.Context{Box: "f1/gw1", Monitor: "bed-2", Zone: time.UTC}},
+		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -179,6 +201,19 @@ func (s *syncWriter) Write(p []byte) (int, error) {
 // contents are the opened records of what is signed, control leaves left out.
 func (b *box) contents(t testing.TB) (all []record.Content, kinds []record.Kind) {
 	t.Helper()
+	for _, r := range b.records(t) {
+		all, kinds = append(all, r.Content), append(kinds, r.Kind)
+	}
+	return all, kinds
+}
+
+type kept struct {
+	record.Header
+	record.Content
+}
+
+func (b *box) records(t testing.TB) (all []kept) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := b.spool.WaitSigned(ctx, b.spool.Next()-1); err != nil {
@@ -191,7 +226,7 @@ func (b *box) contents(t testing.TB) (all []record.Content, kinds []record.Kind)
 	for {
 		batch, err := r.Next()
 		if err != nil {
-			return all, kinds
+			return all
 		}
 		for _, p := range batch {
 			v, err := verifier.Verify(p)
@@ -205,7 +240,7 @@ func (b *box) contents(t testing.TB) (all []record.Content, kinds []record.Kind)
 			if err != nil {
 				t.Fatal(err)
 			}
-			all, kinds = append(all, c), append(kinds, v.Header().Kind)
+			all = append(all, kept{v.Header(), c})
 		}
 	}
 }

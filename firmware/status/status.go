@@ -128,6 +128,7 @@ func writeMetrics(w http.ResponseWriter, r Report) {
 		of("raw_total", c.Raw)
 		of("repeated_total", c.Repeated)
 		of("refused_total", c.Refused)
+		of("keep_alive_total", c.KeepAlive)
 		of("charted_total", c.Charted)
 		of("local_total", c.Local)
 		of("absent_total", c.Absent)

@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export CGO_ENABLED="${CGO_ENABLED:-0}"
 
 version="${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unversioned)}"
-ldflags="-s -w -X github.com/vitalgate/vitalgate/firmware/version.Version=$version"
+ldflags="-s -w -X github.com/vitalgate/vitalgate/firmware/version.Version=$version -X main.Version=$version"
 programs="vitalgate=./firmware vitalpeer=./peer vitalsim=./hwtest/simmonitor"
 
 say() { printf '%s\n' "$*" >&2; }

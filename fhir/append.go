@@ -101,6 +101,7 @@ func (c Coding) empty() bool { return c == Coding{} }
 func (c Coding) append(b []byte) []byte {
 	b = append(b, '{')
 	b = text(b, "system", c.System)
+	b = text(b, "version", c.Version)
 	b = text(b, "code", c.Code)
 	b = text(b, "display", c.Display)
 	return append(b, '}')
@@ -145,11 +146,12 @@ func (i *Identifier) append(b []byte) []byte {
 	if i.TypeCode != "" {
 		b = open(b, "type")
 		b = append(key(b, "coding"), '[')
-		b = Coding{System: SystemIdentifierType, Code: i.TypeCode}.append(b)
-		b = append(b, ']', '}')
+		b = append(Coding{System: SystemIdentifierType, Code: i.TypeCode}.append(b), ']')
+		b = append(text(b, "text", i.TypeText), '}')
 	}
 	b = text(b, "system", i.System)
 	b = text(b, "value", i.Value)
+	b = period(b, "period", i.Period)
 	if i.Assigner != "" {
 		b = open(b, "assigner")
 		b = text(b, "display", i.Assigner)
@@ -233,9 +235,12 @@ func absentReason(b []byte, code string) []byte {
 func (e *Extension) append(b []byte) []byte {
 	b = append(b, '{')
 	b = text(b, "url", e.URL)
-	if e.Code != "" {
+	switch {
+	case e.Code != "":
 		b = text(b, "valueCode", e.Code)
-	} else {
+	case e.DateTime != "":
+		b = text(b, "valueDateTime", e.DateTime)
+	default:
 		b = text(b, "valueString", e.String)
 	}
 	return append(b, '}')

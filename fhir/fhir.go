@@ -26,7 +26,7 @@ const (
 )
 
 // Coding is one code of one code system. Any field may be empty.
-type Coding struct{ System, Code, Display string }
+type Coding struct{ System, Code, Display, Version string }
 
 // CodeableConcept is one meaning in several codings and words.
 type CodeableConcept struct {
@@ -35,7 +35,10 @@ type CodeableConcept struct {
 }
 
 // Identifier names a thing in a namespace. TypeCode is a code of HL7 table 0203.
-type Identifier struct{ Use, TypeCode, System, Value, Assigner string }
+type Identifier struct {
+	Use, TypeCode, TypeText, System, Value, Assigner string
+	Period                                           Period
+}
 
 // Quantity is a measured amount. Value is a JSON number as text (see Decimal). Code is UCUM if System is.
 type Quantity struct{ Value, Comparator, Unit, System, Code string }
@@ -47,7 +50,7 @@ type Period struct{ Start, End string }
 type Reference struct{ Reference, Display, Absent string }
 
 // Extension is a simple extension; exactly one of the values is set.
-type Extension struct{ URL, Code, String string }
+type Extension struct{ URL, Code, String, DateTime string }
 
 // SampledData is a row of samples. Data holds decimals, "E", "U" and "L", separated by single blanks.
 type SampledData struct {
@@ -100,6 +103,7 @@ type Observation struct {
 	Category        Coding
 	Code            CodeableConcept
 	Subject         Reference
+	Encounter       Reference
 	Effective       string // dateTime
 	EffectivePeriod Period
 	EffectiveAbsent string // data-absent-reason code where there is no time
@@ -107,7 +111,7 @@ type Observation struct {
 	Value           Value
 	Absent          string // data-absent-reason code; never beside a value (obs-6)
 	Interpretation  []CodeableConcept
-	Note            string
+	Note            []string
 	BodySite        CodeableConcept
 	Method          CodeableConcept
 	Device          Reference
@@ -115,17 +119,51 @@ type Observation struct {
 	Component       []Component
 }
 
-// HumanName is a person's name as it was sent.
-type HumanName struct{ Use, Text, Family, Given, Middle, Prefix, Suffix string }
+// HumanName is a person's name as it was sent. Degree and Professional are further suffixes.
+type HumanName struct{ Use, Text, Family, Given, Middle, Prefix, Suffix, Degree, Professional string }
+
+// Address is a postal address as it was sent.
+type Address struct {
+	Use, Type                                  string
+	Line                                       [4]string
+	City, District, State, PostalCode, Country string
+}
+
+// ContactPoint is a way to reach a person. System is a code of contact-point-system; SystemAbsent, if set, says by a
+// data-absent-reason code why there is none (cpt-2).
+type ContactPoint struct{ System, SystemAbsent, Value, Use string }
+
+// Link says how two Patient resources belong together. Type is a code of link-type.
+type Link struct{ Other, Type string }
 
 // Patient is the person a message speaks of. Gender is a code of administrative-gender.
 type Patient struct {
 	ID         string
 	Identifier []Identifier
+	Inactive   bool // the record was merged into another
 	Name       []HumanName
+	Telecom    []ContactPoint
 	Gender     string
 	BirthDate  string
+	BirthTime  string // dateTime, "" not sent
+	Deceased   string // "true", "false" or a dateTime
+	Address    []Address
+	Link       Link
 }
+
+// Encounter is the patient's stay. Status is a code of encounter-status; a Class without Code is said to be unknown.
+type Encounter struct {
+	ID         string
+	Identifier []Identifier
+	Status     string
+	Class      Coding
+	Subject    string // reference
+	Period     Period
+	Location   [2]EncounterLocation
+}
+
+// EncounterLocation is where a patient is or was during a stay.
+type EncounterLocation struct{ Location, Status string }
 
 // Device is a medical device, or a part of one (VMD, channel), with Parent set.
 type Device struct {

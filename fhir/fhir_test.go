@@ -98,8 +98,8 @@ func TestNothingEmpty(t *testing.T) {
 func BenchmarkObservation(b *testing.B) {
 	o := Observation{
 		ID: "8b46ece9-9163-8e80-98ff-6282748a56eb", Profile: "http://hl7.org/fhir/StructureDefinition/heartrate", Status: "final",
-		Category:  Coding{SystemCategory, "vital-signs", "Vital Signs"},
-		Code:      CodeableConcept{Coding: []Coding{{SystemLOINC, "8867-4", "Heart rate"}, {SystemMDC, "147842", "MDC_ECG_HEART_RATE"}}},
+		Category:  Coding{System: SystemCategory, Code: "vital-signs", Display: "Vital Signs"},
+		Code:      CodeableConcept{Coding: []Coding{{System: SystemLOINC, Code: "8867-4", Display: "Heart rate"}, {System: SystemMDC, Code: "147842", Display: "MDC_ECG_HEART_RATE"}}},
 		Subject:   Reference{Reference: "urn:uuid:c825e8dc-dcfc-8203-ad78-39763406f647"},
 		Effective: "2025-11-05T11:59:58Z",
 		Value:     Value{Quantity: Quantity{Value: "72", Unit: "/min", System: SystemUCUM, Code: "/min"}},

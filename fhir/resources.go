@@ -38,6 +38,7 @@ func (o *Observation) Append(b []byte) []byte {
 	}
 	b = concept(b, "code", &o.Code)
 	b = reference(b, "subject", &o.Subject)
+	b = reference(b, "encounter", &o.Encounter)
 	b = text(b, "effectiveDateTime", o.Effective)
 	b = period(b, "effectivePeriod", o.EffectivePeriod)
 	if o.EffectiveAbsent != "" || o.EffectiveRaw != "" {
@@ -54,9 +55,13 @@ func (o *Observation) Append(b []byte) []byte {
 	b = o.Value.append(b)
 	b = absentReason(b, o.Absent)
 	b = concepts(b, "interpretation", o.Interpretation)
-	if o.Note != "" {
-		b = append(key(b, "note"), '[', '{')
-		b = append(text(b, "text", o.Note), '}', ']')
+	if len(o.Note) > 0 {
+		b = append(key(b, "note"), '[')
+		for _, n := range o.Note {
+			b = append(comma(b), '{')
+			b = append(text(b, "text", n), '}')
+		}
+		b = append(b, ']')
 	}
 	b = concept(b, "bodySite", &o.BodySite)
 	b = concept(b, "method", &o.Method)
@@ -82,10 +87,16 @@ func (o *Observation) Append(b []byte) []byte {
 // ExtensionMonitorTime keeps the digits of a time that could not be placed on the time line as they stood.
 const ExtensionMonitorTime = "https://vitalgate.github.io/fhir/StructureDefinition/monitor-time"
 
+// ExtensionBirthTime is the standard extension for the time of birth (v2-to-FHIR IG, PID-7).
+const ExtensionBirthTime = "http://hl7.org/fhir/StructureDefinition/patient-birthTime"
+
 // Append adds the Patient's JSON.
 func (p *Patient) Append(b []byte) []byte {
 	b = begin(b, "Patient", p.ID)
 	b = identifiers(b, p.Identifier)
+	if p.Inactive {
+		b = append(key(b, "active"), "false"...)
+	}
 	if len(p.Name) > 0 {
 		b = append(key(b, "name"), '[')
 		for i := range p.Name {
@@ -95,29 +106,109 @@ func (p *Patient) Append(b []byte) []byte {
 			b = text(b, "text", n.Text)
 			b = text(b, "family", n.Family)
 			b = words(b, "given", n.Given, n.Middle)
-			b = words(b, "prefix", n.Prefix, "")
-			b = words(b, "suffix", n.Suffix, "")
+			b = words(b, "prefix", n.Prefix)
+			b = words(b, "suffix", n.Suffix, n.Degree, n.Professional)
 			b = append(b, '}')
+		}
+		b = append(b, ']')
+	}
+	if len(p.Telecom) > 0 {
+		b = append(key(b, "telecom"), '[')
+		for i := range p.Telecom {
+			t := &p.Telecom[i]
+			b = append(comma(b), '{')
+			b = text(b, "system", t.System)
+			if t.System == "" && t.SystemAbsent != "" {
+				b = append(key(b, "_system"), '{')
+				b = append(absentExtension(b, t.SystemAbsent), '}')
+			}
+			b = text(b, "value", t.Value)
+			b = append(text(b, "use", t.Use), '}')
 		}
 		b = append(b, ']')
 	}
 	b = text(b, "gender", p.Gender)
 	b = text(b, "birthDate", p.BirthDate)
+	if p.BirthDate != "" && p.BirthTime != "" {
+		b = append(key(b, "_birthDate"), '{')
+		b = append(key(b, "extension"), '[')
+		b = append((&Extension{URL: ExtensionBirthTime, DateTime: p.BirthTime}).append(b), ']', '}')
+	}
+	switch p.Deceased {
+	case "true", "false":
+		b = number(b, "deceasedBoolean", p.Deceased)
+	default:
+		b = text(b, "deceasedDateTime", p.Deceased)
+	}
+	if len(p.Address) > 0 {
+		b = append(key(b, "address"), '[')
+		for i := range p.Address {
+			a := &p.Address[i]
+			b = append(comma(b), '{')
+			b = text(b, "use", a.Use)
+			b = text(b, "type", a.Type)
+			b = words(b, "line", a.Line[:]...)
+			b = text(b, "city", a.City)
+			b = text(b, "district", a.District)
+			b = text(b, "state", a.State)
+			b = text(b, "postalCode", a.PostalCode)
+			b = append(text(b, "country", a.Country), '}')
+		}
+		b = append(b, ']')
+	}
+	if p.Link.Other != "" {
+		b = append(key(b, "link"), '[', '{')
+		b = reference(b, "other", &Reference{Reference: p.Link.Other})
+		b = append(text(b, "type", p.Link.Type), '}', ']')
+	}
 	return append(b, '}')
 }
 
-func words(b []byte, name, first, second string) []byte {
-	if first == "" && second == "" {
+// words appends the member name with the given strings that are not empty as an array, unless all are.
+func words(b []byte, name string, list ...string) []byte {
+	first := true
+	for _, s := range list {
+		if s == "" {
+			continue
+		}
+		if first {
+			b = append(key(b, name), '[')
+			first = false
+		}
+		b = AppendString(comma(b), s)
+	}
+	if first {
 		return b
 	}
-	b = append(key(b, name), '[')
-	if first != "" {
-		b = AppendString(b, first)
-	}
-	if second != "" {
-		b = AppendString(comma(b), second)
-	}
 	return append(b, ']')
+}
+
+// Append adds the Encounter's JSON.
+func (e *Encounter) Append(b []byte) []byte {
+	b = begin(b, "Encounter", e.ID)
+	b = identifiers(b, e.Identifier)
+	b = text(b, "status", e.Status)
+	b = key(b, "class")
+	if e.Class.Code != "" {
+		b = e.Class.append(b)
+	} else {
+		b = append(absentExtension(append(b, '{'), "unknown"), '}')
+	}
+	b = reference(b, "subject", &Reference{Reference: e.Subject})
+	b = period(b, "period", e.Period)
+	if e.Location[0].Location != "" {
+		b = append(key(b, "location"), '[')
+		for _, l := range e.Location {
+			if l.Location == "" {
+				continue
+			}
+			b = append(comma(b), '{')
+			b = reference(b, "location", &Reference{Reference: l.Location})
+			b = append(text(b, "status", l.Status), '}')
+		}
+		b = append(b, ']')
+	}
+	return append(b, '}')
 }
 
 // Append adds the Device's JSON.

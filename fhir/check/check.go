@@ -248,6 +248,45 @@ func (c *checker) bundle(root node) {
 			if s := r.str("birthDate"); s != "" && !dateForm.MatchString(s) {
 				c.add(at+".birthDate", "is no date")
 			}
+			if name, _ := r.choice("deceased"); r.has("deceasedBoolean") && r.has("deceasedDateTime") {
+				c.add(at+"."+name, "stands beside another deceased[x]")
+			}
+			for _, n := range r.list("name") {
+				if n.object().has("use") {
+					c.enum(at+".name.use", n.object().str("use"), "usual", "official", "temp", "nickname", "anonymous", "old", "maiden")
+				}
+			}
+			for _, n := range r.list("telecom") {
+				t := n.object()
+				if t.has("value") && !t.has("system") && !t.has("_system") {
+					c.add(at+".telecom", "has a value without a system (cpt-2)")
+				}
+				if t.has("system") {
+					c.enum(at+".telecom.system", t.str("system"), "phone", "fax", "email", "pager", "url", "sms", "other")
+				}
+				if t.has("use") {
+					c.enum(at+".telecom.use", t.str("use"), "home", "work", "temp", "old", "mobile")
+				}
+			}
+			for _, n := range r.list("address") {
+				if n.object().has("use") {
+					c.enum(at+".address.use", n.object().str("use"), "home", "work", "temp", "old", "billing")
+				}
+			}
+			for _, n := range r.list("link") {
+				c.enum(at+".link.type", n.object().str("type"), "replaced-by", "replaces", "refer", "seealso")
+			}
+		case "Encounter":
+			c.enum(at+".status", r.str("status"), "planned", "arrived", "triaged", "in-progress", "onleave", "finished", "cancelled", "entered-in-error", "unknown")
+			if !r.has("class") {
+				c.add(at, "has no class")
+			}
+			for _, n := range r.list("location") {
+				if !n.object().has("location") {
+					c.add(at+".location", "names no location")
+				}
+				c.enum(at+".location.status", n.object().str("status"), "planned", "active", "reserved", "completed")
+			}
 		case "DeviceMetric":
 			c.enum(at+".category", r.str("category"), "measurement", "setting", "calculation", "unspecified")
 			if !r.has("type") {

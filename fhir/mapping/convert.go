@@ -37,11 +37,19 @@ type Converter struct {
 	scopes    []scope
 	metrics   []metric
 	location  fhir.Location
+	prior     fhir.Location // PV1-6
+	encounter fhir.Encounter
+	stays     int32 // patient of the encounter
+	merged    []patient
+	notes     []string
+	rowOpen   bool // the last OBX became a row
 	byKey     map[uint64]int32
 	codings   []fhir.Coding
 	concepts  []fhir.CodeableConcept
 	ids       []fhir.Identifier
 	names     []fhir.HumanName
+	telecom   []fhir.ContactPoint
+	address   []fhir.Address
 	targets   []string
 	times     timeCache
 	component [3]fhir.Component
@@ -151,7 +159,11 @@ func (c *Converter) Convert(m *hl7.Message, at Context) (Result, error) {
 	// Rows of admissions, orders and the like are entries by people, not measurements.
 	c.results = (typ == "ORU" || typ == "ORF" || typ == "OUL") && c.kind != KindADT && c.kind != KindOther
 	c.says = c.d.saysOf(m, typ, trigger)
-	c.readSegments()
+	if typ == "ADT" {
+		c.readSegments(trigger)
+	} else {
+		c.readSegments("")
+	}
 	c.settle()
 	c.write(typ, trigger)
 	c.r.Association = c.associate()
@@ -165,7 +177,9 @@ func (c *Converter) reset(m *hl7.Message, at *Context) {
 	c.rows, c.groups, c.panels, c.patients = c.rows[:0], c.groups[:0], c.panels[:0], c.patients[:0]
 	c.devices, c.nodes, c.scopes, c.metrics = c.devices[:0], c.nodes[:0], c.scopes[:0], c.metrics[:0]
 	c.codings, c.concepts, c.ids, c.names, c.targets = c.codings[:0], c.concepts[:0], c.ids[:0], c.names[:0], c.targets[:0]
-	c.location = fhir.Location{}
+	c.telecom, c.address = c.telecom[:0], c.address[:0]
+	c.location, c.prior, c.encounter = fhir.Location{}, fhir.Location{}, fhir.Encounter{}
+	c.merged, c.notes = c.merged[:0], c.notes[:0]
 	c.times.valid = false
 	c.any = false
 	c.r = Result{} // Events are the caller's
@@ -203,9 +217,9 @@ func (c *Converter) kindOf(typ, trigger string) string {
 	return "" // by its rows
 }
 
-// readSegments reads the message once, from the first segment to the last.
-func (c *Converter) readSegments() {
-	currentPatient, currentGroup := c.inherit(), int32(-1)
+// readSegments reads the message once, from the first segment to the last. trigger is the event of an ADT message.
+func (c *Converter) readSegments(trigger string) {
+	currentPatient, currentGroup, before := c.inherit(), int32(-1), ""
 	for i := 0; i < c.m.Len(); i++ {
 		s := c.m.Segment(i)
 		switch s.Name() {
@@ -213,14 +227,23 @@ func (c *Converter) readSegments() {
 			currentPatient = c.readPatient(s)
 		case "PV1":
 			c.readLocation(s)
+			c.readEncounter(s, currentPatient, trigger)
+		case "MRG":
+			c.readMerge(s, currentPatient)
+		case "NTE":
+			c.readNote(s, before)
+			continue
 		case "OBR":
 			currentGroup = c.readGroup(s)
 		case "OBX":
 			if currentGroup < 0 {
 				currentGroup = c.readGroup(hl7.Segment{})
 			}
+			rows := len(c.rows)
 			c.readRow(s, currentPatient, currentGroup)
+			c.rowOpen = len(c.rows) > rows
 		}
+		before = s.Name()
 	}
 	if c.location.Name == "" && c.at.Bed != "" {
 		c.location = fhir.Location{Name: c.at.Bed, Physical: "bd"}
@@ -250,7 +273,9 @@ func (c *Converter) write(typ, trigger string) {
 	for i := range c.patients {
 		c.writePatient(&c.patients[i])
 	}
+	c.writeMerged()
 	c.writeDevices()
+	c.writeEncounter()
 	for i := range c.rows {
 		c.writeRow(int32(i))
 	}

@@ -143,7 +143,7 @@ func (c *Converter) localCode(id *ident, label string) fhir.CodeableConcept {
 // code makes the Observation.code of a row.
 func (c *Converter) code(r *row) fhir.CodeableConcept {
 	if !r.standard {
-		return c.localCode(&r.code, r.label)
+		return c.sentCode(r)
 	}
 	first := len(c.codings)
 	for _, l := range r.loinc {
@@ -158,6 +158,37 @@ func (c *Converter) code(r *row) fhir.CodeableConcept {
 		c.codings = append(c.codings, fhir.Coding{System: r.code.system, Code: r.code.code, Display: r.code.display})
 	}
 	return fhir.CodeableConcept{Coding: c.codings[first:len(c.codings):len(c.codings)], Text: r.label}
+}
+
+// sentCode makes the CodeableConcept of OBX-3 as it was sent, every triplet under its local system: what is not judged to be
+// a measurement of that name must not look like one.
+func (c *Converter) sentCode(r *row) fhir.CodeableConcept {
+	v := r.segment.Field(3).Rep(1)
+	if v.Comps() <= 3 {
+		return c.localCode(&r.code, r.label)
+	}
+	k := c.localCode(&r.code, r.label)
+	first := len(c.codings)
+	for i, at := range [...]int{1, 4, 10} {
+		code, display := c.part(v.Comp(at)), c.part(v.Comp(at+1))
+		if code == "" && display == "" {
+			continue
+		}
+		x := fhir.Coding{System: c.localSystem(c.text(v.Comp(at + 2))), Display: display, Version: c.part(v.Comp([...]int{7, 8, 13}[i]))}
+		if isCode(code) {
+			x.Code = code
+		} else if display == "" {
+			x.Display = code
+		}
+		c.codings = append(c.codings, x)
+	}
+	if first < len(c.codings) {
+		k.Coding = c.codings[first:len(c.codings):len(c.codings)]
+	}
+	if s := c.part(v.Comp(9)); s != "" {
+		k.Text = s
+	}
+	return k
 }
 
 var vitalSigns = fhir.Coding{System: fhir.SystemCategory, Code: "vital-signs", Display: "Vital Signs"}
@@ -212,6 +243,13 @@ func (c *Converter) writeRow(i int32) {
 	}
 	if f := r.segment.Field(20); !f.Empty() {
 		o.BodySite = c.coded(f.Rep(1))
+	}
+	if f := r.segment.Field(21); !f.Empty() { // v2-to-FHIR IG, OBX-21
+		o.Identifier = fhir.Identifier{TypeCode: "FILL", Value: c.part(f.Comp(1)), System: c.universal(c.text(f.Comp(3)), c.text(f.Comp(4))), Assigner: c.part(f.Comp(2))}
+	}
+	o.Note = c.notes[r.notes[0]:r.notes[1]]
+	if c.encounter.ID != "" && r.patient == c.stays {
+		o.Encounter.Reference = c.urn(c.encounter.ID)
 	}
 	identity := r.code.identity
 	if r.panel >= 0 {
@@ -296,7 +334,9 @@ func lessSure(a, b string) string {
 func (c *Converter) interpretation(r *row) []fhir.CodeableConcept {
 	first := len(c.concepts)
 	for _, f := range r.flags[:r.flagged] {
-		if f.coding.Code == "" {
+		if f.coding.Code == "" && f.sent.Comps() > 1 {
+			c.concepts = append(c.concepts, c.coded(f.sent))
+		} else if f.coding.Code == "" {
 			c.concepts = append(c.concepts, fhir.CodeableConcept{Text: f.coding.Display})
 		} else {
 			c.concepts = append(c.concepts, c.concept("", f.coding))

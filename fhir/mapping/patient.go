@@ -12,10 +12,14 @@ type patient struct {
 	id      string // of the resource
 	key     string // association key, "" where the message gives no number
 	ids     []fhir.Identifier
-	name    fhir.HumanName
-	hasName bool
+	names   []fhir.HumanName
+	telecom []fhir.ContactPoint
+	address []fhir.Address
 	gender  string
 	birth   string
+	born    string // dateTime of birth where the hour was sent
+	dead    string
+	prior   int32 // merged patient that this one replaces, -1 none
 	segment hl7.Segment
 }
 
@@ -23,6 +27,7 @@ type patient struct {
 const (
 	maxIdentifiers = 16
 	maxPatients    = 64
+	maxRepetitions = 8 // of names, addresses, telephone numbers
 )
 
 // readPatient reads a PID (v2-to-FHIR IG, PID[Patient]) and gives its place in c.patients, -1 where the segment names
@@ -31,35 +36,33 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 	if string(s.Field(31).Raw()) == "Y" { // identity unknown: whatever stands in the other fields is a stand-in
 		return -1
 	}
-	p := patient{segment: s}
-	first := len(c.ids)
-	for _, field := range [...]int{3, 2, 4} {
-		if field != 3 && len(c.ids) > first { // PID-2 and PID-4 are the withdrawn forms of PID-3; beside it they hold set ids and worse
-			break
-		}
-		f := s.Field(field)
-		for r := 1; r <= f.Reps() && r <= maxIdentifiers; r++ {
-			if id, ok := c.identifierCX(f.Rep(r)); ok && !contains(c.ids[first:], id) {
-				c.ids = append(c.ids, id)
+	p := patient{segment: s, prior: -1}
+	p.ids = c.identifiers(s, 3, 2, 4) // PID-2 and PID-4 are the withdrawn forms of PID-3; beside it they hold set ids and worse
+	firstName := len(c.names)
+	for _, field := range [...]int{5, 9} {
+		for f, r := s.Field(field), 1; r <= f.Reps() && r <= maxRepetitions; r++ {
+			if n, ok := c.nameXPN(f.Rep(r)); ok {
+				c.names = append(c.names, n)
 			}
 		}
 	}
-	p.ids = c.ids[first:len(c.ids):len(c.ids)]
-	p.name, p.hasName = c.nameXPN(s.Field(5).Rep(1))
+	p.names = c.names[firstName:len(c.names):len(c.names)]
+	if len(p.ids) == 0 && len(p.names) == 0 {
+		return -1
+	}
 	if sex := c.text(s.Field(8).Comp(1)); sex != "" && sex != `""` {
 		if p.gender = gender(sex); p.gender == "" {
 			c.event(EventPatientField, s, 8, "the administrative sex is not in HL7 table 0001")
 		}
 	}
 	if f := s.Field(7).Comp(1); !f.Empty() && !f.Null() {
-		p.birth = c.birthDate(f)
+		p.birth, p.born = c.birthDate(f)
 		if p.birth == "" {
 			c.event(EventPatientField, s, 7, "the date of birth cannot be read")
 		}
 	}
-	if len(p.ids) == 0 && !p.hasName {
-		return -1
-	}
+	p.dead = c.deceased(s)
+	p.telecom, p.address = c.telecoms(s), c.addresses(s)
 	if len(p.ids) > 0 {
 		id := p.ids[0]
 		p.key = c.join(id.System, "|", id.Assigner, "|", id.Value)
@@ -80,6 +83,23 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 	}
 	c.patients = append(c.patients, p)
 	return int32(len(c.patients) - 1)
+}
+
+// identifiers reads the CX of the first of the fields that holds any.
+func (c *Converter) identifiers(s hl7.Segment, fields ...int) []fhir.Identifier {
+	first := len(c.ids)
+	for _, field := range fields {
+		f := s.Field(field)
+		for r := 1; r <= f.Reps() && r <= maxIdentifiers; r++ {
+			if id, ok := c.identifierCX(f.Rep(r)); ok && !contains(c.ids[first:], id) {
+				c.ids = append(c.ids, id)
+			}
+		}
+		if len(c.ids) > first {
+			break
+		}
+	}
+	return c.ids[first:len(c.ids):len(c.ids)]
 }
 
 func contains(ids []fhir.Identifier, id fhir.Identifier) bool {
@@ -106,6 +126,13 @@ func (c *Converter) identifierCX(v hl7.Value) (fhir.Identifier, bool) {
 	}
 	if code := c.text(v.Comp(5)); isCode(code) {
 		id.TypeCode = code
+	}
+	from, began := c.stampOf(v.Comp(7), hl7.Segment{}, 0)
+	if began {
+		id.Period.Start = from.text
+	}
+	if to, ended := c.stampOf(v.Comp(8), hl7.Segment{}, 0); ended && (!began || !to.before(from)) {
+		id.Period.End = to.text
 	}
 	return id, true
 }
@@ -153,38 +180,169 @@ func (c *Converter) nameXPN(v hl7.Value) (fhir.HumanName, bool) {
 	if v.Empty() || v.Null() {
 		return fhir.HumanName{}, false
 	}
-	part := func(x hl7.Value) string {
-		if x.Null() {
-			return ""
-		}
-		return c.text(x)
-	}
 	n := fhir.HumanName{
-		Family: part(v.Comp(1).Sub(1)),
-		Given:  part(v.Comp(2)),
-		Middle: part(v.Comp(3)),
-		Suffix: part(v.Comp(4)),
-		Prefix: part(v.Comp(5)),
+		Family: c.part(v.Comp(1).Sub(1)),
+		Given:  c.part(v.Comp(2)),
+		Middle: c.part(v.Comp(3)),
+		Suffix: c.part(v.Comp(4)),
+		Prefix: c.part(v.Comp(5)),
+		Degree: c.part(v.Comp(6)), Professional: c.part(v.Comp(14)),
 	}
 	if n == (fhir.HumanName{}) {
 		return n, false
 	}
-	switch string(v.Comp(7).Raw()) { // HL7 table 0200
-	case "L", "D":
+	switch string(v.Comp(7).Raw()) { // HL7 table 0200 (v2-to-FHIR IG, NameType)
+	case "L", "R":
 		n.Use = "official"
-		if string(v.Comp(7).Raw()) == "D" {
-			n.Use = "usual"
-		}
-	case "A":
+	case "D":
+		n.Use = "usual"
+	case "MSK":
 		n.Use = "anonymous"
 	case "N":
 		n.Use = "nickname"
 	case "M":
 		n.Use = "maiden"
-	case "T":
+	case "TEMP", "NAV":
 		n.Use = "temp"
+	case "BAD":
+		n.Use = "old"
 	}
 	return n, true
+}
+
+// addresses reads PID-11 (v2-to-FHIR IG, XAD[Address]); PID-12 is the district where PID-11 names none.
+func (c *Converter) addresses(s hl7.Segment) []fhir.Address {
+	first := len(c.address)
+	f := s.Field(11)
+	for r := 1; r <= f.Reps() && r <= maxRepetitions; r++ {
+		v := f.Rep(r)
+		a := fhir.Address{City: c.part(v.Comp(3)), State: c.part(v.Comp(4)), PostalCode: c.part(v.Comp(5)), Country: c.part(v.Comp(6)), District: c.part(v.Comp(9).Sub(1))}
+		for i := 1; i <= 3; i++ {
+			a.Line[i-1] = c.part(v.Comp(1).Sub(i))
+		}
+		a.Line[3] = c.part(v.Comp(2))
+		if a.District == "" && f.Reps() == 1 {
+			a.District = c.part(s.Field(12).Comp(1))
+		}
+		if a == (fhir.Address{}) {
+			continue
+		}
+		switch string(v.Comp(7).Raw()) { // HL7 table 0190 (v2-to-FHIR IG, AddressType)
+		case "BA":
+			a.Use = "old"
+		case "BI":
+			a.Use = "billing"
+		case "C":
+			a.Use = "temp"
+		case "B", "O":
+			a.Use = "work"
+		case "H":
+			a.Use = "home"
+		case "M", "SH":
+			a.Type = "postal"
+		}
+		c.address = append(c.address, a)
+	}
+	return c.address[first:len(c.address):len(c.address)]
+}
+
+// part gives the text of v, "" for the null value.
+func (c *Converter) part(v hl7.Value) string {
+	if v.Null() {
+		return ""
+	}
+	return c.text(v)
+}
+
+// telecoms reads PID-13, PID-14 and PID-40 (v2-to-FHIR IG, XTN[ContactPoint]).
+func (c *Converter) telecoms(s hl7.Segment) []fhir.ContactPoint {
+	first := len(c.telecom)
+	for _, field := range [...]int{13, 14, 40} {
+		f := s.Field(field)
+		for r := 1; r <= f.Reps() && r <= maxRepetitions; r++ {
+			v := f.Rep(r)
+			t := fhir.ContactPoint{}
+			email := false
+			switch string(v.Comp(3).Raw()) { // HL7 table 0202
+			case "PH":
+				t.System = "phone"
+			case "CP": // R4 has no system "mobile"
+				t.System, t.Use = "phone", "mobile"
+			case "FX":
+				t.System = "fax"
+			case "BP":
+				t.System = "pager"
+			case "Internet", "X.400":
+				t.System, email = "email", true
+			case "MD", "SAT", "TDD", "TTY":
+				t.System = "other"
+			case "":
+				if email = !v.Comp(4).Empty(); email {
+					t.System = "email"
+				}
+			}
+			if email {
+				t.Value = c.part(v.Comp(4))
+			} else {
+				t.Value = c.telephone(v)
+			}
+			if t.Value == "" {
+				continue
+			}
+			if t.System == "" {
+				t.SystemAbsent = "unknown"
+			}
+			switch use := string(v.Comp(2).Raw()); { // HL7 table 0201
+			case use == "PRN", use == "" && field == 13 && t.Use == "":
+				t.Use = "home"
+			case use == "WPN", use == "" && field == 14 && t.Use == "":
+				t.Use = "work"
+			case use == "PRS":
+				t.Use = "mobile"
+			}
+			c.telecom = append(c.telecom, t)
+		}
+	}
+	return c.telecom[first:len(c.telecom):len(c.telecom)]
+}
+
+// telephone gives XTN.12, else the parts in XTN.5 to XTN.8, else XTN.1.
+func (c *Converter) telephone(v hl7.Value) string {
+	if s := c.part(v.Comp(12)); s != "" {
+		return s
+	}
+	country, area, local, extension := c.part(v.Comp(5)), c.part(v.Comp(6)), c.part(v.Comp(7)), c.part(v.Comp(8))
+	if local == "" {
+		return c.part(v.Comp(1))
+	}
+	start := len(c.arena)
+	if country != "" {
+		c.arena = append(append(append(c.arena, '+'), country...), ' ')
+	}
+	if area != "" {
+		c.arena = append(append(c.arena, area...), ' ')
+	}
+	c.arena = append(c.arena, local...)
+	if extension != "" {
+		c.arena = append(append(c.arena, " X"...), extension...)
+	}
+	return c.since(start)
+}
+
+// deceased reads PID-29 and, where it is empty, PID-30.
+func (c *Converter) deceased(s hl7.Segment) string {
+	if f := s.Field(29).Comp(1); !f.Empty() && !f.Null() {
+		if st, ok := c.stampOf(f, s, 29); ok {
+			return st.text
+		}
+	}
+	switch string(s.Field(30).Raw()) {
+	case "Y":
+		return "true"
+	case "N":
+		return "false"
+	}
+	return ""
 }
 
 // gender maps HL7 table 0001 (v2-to-FHIR IG, AdministrativeSex).
@@ -202,11 +360,12 @@ func gender(s string) string {
 	return ""
 }
 
-// birthDate reads PID-7 as a FHIR date, "" where it says none or nonsense.
-func (c *Converter) birthDate(v hl7.Value) string {
-	t, err := v.Time(nil)
+// birthDate reads PID-7 as a FHIR date, "" where it says none or nonsense, and as a dateTime where it states the hour
+// (v2-to-FHIR IG, PID-7). Midnight to the second is what programs write for "no time".
+func (c *Converter) birthDate(v hl7.Value) (date, born string) {
+	t, err := v.Time(c.zone.loc)
 	if err != nil {
-		return ""
+		return "", ""
 	}
 	start := len(c.arena)
 	switch t.Precision {
@@ -217,7 +376,13 @@ func (c *Converter) birthDate(v hl7.Value) string {
 	default:
 		c.arena = t.AppendFormat(c.arena, "2006-01-02")
 	}
-	return c.since(start)
+	date = c.since(start)
+	if t.Precision > hl7.Day && (t.ZoneGiven || c.zone.loc != nil) && !(t.Hour() == 0 && t.Minute() == 0 && t.Second() == 0) {
+		start = len(c.arena)
+		c.arena = appendDateTime(c.arena, t)
+		born = c.since(start)
+	}
+	return date, born
 }
 
 // associationKey gives the key of the one patient of the message. Its string is kept from message to message, because
@@ -233,10 +398,12 @@ func (c *Converter) associationKey() string {
 }
 
 func (c *Converter) writePatient(p *patient) {
-	r := fhir.Patient{ID: p.id, Identifier: p.ids, Gender: p.gender, BirthDate: p.birth}
-	if p.hasName {
-		c.names = append(c.names[:0], p.name)
-		r.Name = c.names
+	r := fhir.Patient{
+		ID: p.id, Identifier: p.ids, Name: p.names, Telecom: p.telecom, Gender: p.gender,
+		BirthDate: p.birth, BirthTime: p.born, Deceased: p.dead, Address: p.address,
+	}
+	if p.prior >= 0 {
+		r.Link = fhir.Link{Other: c.urn(c.merged[p.prior].id), Type: "replaces"}
 	}
 	c.entry(p.id)
 	c.out = fhir.EndEntry(r.Append(c.out))
@@ -262,10 +429,16 @@ func (c *Converter) readLocation(s hl7.Segment) {
 		return
 	}
 	pl := s.Field(3)
-	care, room, bed := c.text(pl.Comp(1).Sub(1)), c.text(pl.Comp(2).Sub(1)), c.text(pl.Comp(3).Sub(1))
+	bed := c.text(pl.Comp(3).Sub(1))
 	if c.d.bed.segment == "PV1" {
 		bed = c.text(c.d.bed.in(s))
 	}
+	c.location = c.place(pl, bed)
+}
+
+// place makes the Location of a PL whose bed is called so.
+func (c *Converter) place(pl hl7.Value, bed string) (l fhir.Location) {
+	care, room := c.text(pl.Comp(1).Sub(1)), c.text(pl.Comp(2).Sub(1))
 	start := len(c.arena)
 	for _, part := range [...]string{care, room, bed} {
 		if part == "" || part == `""` {
@@ -277,10 +450,143 @@ func (c *Converter) readLocation(s hl7.Segment) {
 		c.arena = append(c.arena, part...)
 	}
 	if len(c.arena) == start {
+		return l
+	}
+	l.Name = c.since(start)
+	if bed != "" {
+		l.Physical = "bd"
+	}
+	return l
+}
+
+// readEncounter reads the stay of a known patient (v2-to-FHIR IG, PV1[Encounter]) where the message is about stays or says
+// which one it is, by a visit number or its begin: a class alone names none. trigger is the event of an ADT message, "" of any other.
+func (c *Converter) readEncounter(s hl7.Segment, patient int32, trigger string) {
+	if patient < 0 || c.encounter.ID != "" {
 		return
 	}
-	c.location.Name = c.since(start)
-	if bed != "" {
-		c.location.Physical = "bd"
+	class := c.part(s.Field(2).Comp(1))
+	first := len(c.ids)
+	visit := len(c.identifiers(s, 19))
+	c.identifiers(s, 50)
+	ids := c.ids[first:len(c.ids):len(c.ids)]
+	from, began := c.stampOf(s.Field(44).Comp(1), s, 44)
+	to, ended := c.stampOf(s.Field(45).Comp(1), s, 45)
+	if trigger == "" && visit == 0 && !began {
+		return
 	}
+	e := fhir.Encounter{Identifier: ids, Subject: c.urn(c.patients[patient].id), Status: "in-progress"}
+	for i := range ids[:visit] {
+		ids[i].TypeCode, ids[i].TypeText = "VN", "visit number"
+	}
+	switch class { // HL7 table 0004 (v2-to-FHIR IG, PatientClass)
+	case "E":
+		e.Class = fhir.Coding{System: systemActCode, Code: "EMER", Display: "emergency"}
+	case "I":
+		e.Class = fhir.Coding{System: systemActCode, Code: "IMP", Display: "inpatient encounter"}
+	case "O":
+		e.Class = fhir.Coding{System: systemActCode, Code: "AMB", Display: "ambulatory"}
+	case "P":
+		e.Class = fhir.Coding{System: systemActCode, Code: "PRENC", Display: "pre-admission"}
+		e.Status = "planned"
+	case "U":
+		e.Status = "unknown"
+		e.Class = fhir.Coding{System: systemPatientClass, Code: class}
+	default:
+		if isCode(class) {
+			e.Class = fhir.Coding{System: systemPatientClass, Code: class}
+		}
+	}
+	if began {
+		e.Period.Start = from.text
+	}
+	if ended && (!began || !to.before(from)) {
+		e.Period.End = to.text
+	}
+	place := "active"
+	if e.Status == "planned" {
+		place = "planned"
+	}
+	if ended || trigger == "A03" {
+		e.Status, place = "finished", "completed"
+	}
+	e.Location[0].Status = place
+	if trigger != "" {
+		c.prior = c.place(s.Field(6), c.text(s.Field(6).Comp(3).Sub(1)))
+	}
+	if len(ids) > 0 {
+		e.ID = c.uuid("encounter", ids[0].System, ids[0].Assigner, ids[0].Value)
+	} else {
+		e.ID = c.uuid("encounter of", c.patients[patient].id, e.Class.Code, e.Period.Start)
+	}
+	c.encounter, c.stays = e, patient
+}
+
+// Code systems of Encounter.class.
+const (
+	systemActCode      = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+	systemPatientClass = "http://terminology.hl7.org/CodeSystem/v2-0004"
+)
+
+// readMerge reads MRG-1 of an ADT^A40 (v2-to-FHIR IG, MRG[Patient]): the numbers under which the patient of the PID before it
+// is no longer kept.
+func (c *Converter) readMerge(s hl7.Segment, into int32) {
+	if into < 0 || len(c.merged) == maxPatients {
+		return
+	}
+	p := patient{segment: s, prior: -1, ids: c.identifiers(s, 1, 4)}
+	if len(p.ids) == 0 {
+		return
+	}
+	p.id = c.uuid("patient", c.join(p.ids[0].System, "|", p.ids[0].Assigner, "|", p.ids[0].Value))
+	if p.id == c.patients[into].id || c.patients[into].prior >= 0 {
+		return
+	}
+	for i := range c.merged {
+		if c.merged[i].id == p.id {
+			return
+		}
+	}
+	for i := range c.patients {
+		if c.patients[i].id == p.id {
+			return
+		}
+	}
+	p.prior = into
+	c.patients[into].prior = int32(len(c.merged))
+	c.merged = append(c.merged, p)
+}
+
+// writeMerged writes the records that were merged into others.
+func (c *Converter) writeMerged() {
+	for i := range c.merged {
+		p := &c.merged[i]
+		r := fhir.Patient{ID: p.id, Identifier: p.ids, Inactive: true, Link: fhir.Link{Other: c.urn(c.patients[p.prior].id), Type: "replaced-by"}}
+		c.entry(p.id)
+		c.out = fhir.EndEntry(r.Append(c.out))
+	}
+}
+
+// writeEncounter writes the stay and, where it has one, the place before the present one.
+func (c *Converter) writeEncounter() {
+	e := &c.encounter
+	if e.ID == "" {
+		return
+	}
+	if c.location.Name != "" {
+		e.Location[0].Location = c.urn(c.location.ID)
+	}
+	if c.prior.Name != "" && c.prior.Name != c.location.Name {
+		c.prior.ID = c.uuid("location", c.at.Box, c.prior.Name)
+		c.entry(c.prior.ID)
+		c.out = fhir.EndEntry(c.prior.Append(c.out))
+		before := fhir.EncounterLocation{Location: c.urn(c.prior.ID), Status: "completed"}
+		if e.Location[0].Location == "" {
+			e.Location[0] = before
+		} else {
+			e.Location[1] = before
+		}
+	}
+	c.entry(e.ID)
+	c.out = fhir.EndEntry(e.Append(c.out))
 }

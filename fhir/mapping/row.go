@@ -35,6 +35,7 @@ type row struct {
 	security [2]fhir.Coding
 	label    string    // of the identifier, as sent
 	findings [4]string // event codes, for who reads the Bundle
+	notes    [2]int32  // first and end of its NTE in Converter.notes
 
 	gone   bool  // written elsewhere, or superseded
 	panel  int32 // the panel that it is part of, -1 none
@@ -85,6 +86,7 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	if !r.when.own && g.has {
 		r.end = g.end
 	}
+	r.notes = [2]int32{int32(len(c.notes)), int32(len(c.notes))}
 	c.readUnit(&r)
 	c.readValue(&r)
 	c.readFlags(&r)
@@ -407,8 +409,11 @@ func (c *Converter) readStatus(r *row) {
 	}
 }
 
-// flag is one OBX-8 repetition as an interpretation.
-type flag struct{ coding fhir.Coding }
+// flag is one OBX-8 repetition as an interpretation: a code, or the field as it was sent.
+type flag struct {
+	coding fhir.Coding
+	sent   hl7.Value
+}
 
 // systemMeasurementStatus is the code system of the PoCD IG for the bits of an 11073 measurement status.
 const systemMeasurementStatus = "http://hl7.org/fhir/uv/pocd/CodeSystem/measurement-status"
@@ -471,9 +476,9 @@ func (c *Converter) readFlags(r *row) {
 			if code := statusByFlag[s]; code != "" {
 				k = fhir.Coding{System: systemMeasurementStatus, Code: code}
 			} else if abnormalityCodes[s] {
-				k = fhir.Coding{System: fhir.SystemInterpretation, Code: s}
+				k = fhir.Coding{System: fhir.SystemInterpretation, Code: s, Display: c.part(f.Rep(i).Comp(2)), Version: c.part(f.Rep(i).Comp(7))}
 			}
-			r.flags[r.flagged] = flag{k}
+			r.flags[r.flagged] = flag{k, f.Rep(i)}
 			r.flagged++
 		}
 	}
@@ -533,6 +538,9 @@ func (c *Converter) judge(r *row) {
 	hasValue := !r.value.Empty()
 	if r.as == setting && c.results && hasValue {
 		c.finding(r, EventSetting, 3, "a setting, not a measurement")
+	}
+	if !hasValue && string(r.segment.Field(11).Raw()) == "N" { // v2-to-FHIR IG, OBX-11
+		r.absent = "not-asked"
 	}
 	if hasValue && (r.status == "cancelled" || r.status == "entered-in-error") {
 		c.finding(r, EventStatus, 11, "OBX-11 says that this is no result: the value is kept, not charted")

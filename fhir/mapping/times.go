@@ -60,6 +60,15 @@ func (s *stamp) addBasis(code string) {
 	}
 }
 
+// before says whether s is earlier than t, by their dates where one of them has no hour.
+func (s stamp) before(t stamp) bool {
+	if !s.at.IsZero() && !t.at.IsZero() {
+		return s.at.Before(t.at)
+	}
+	n := min(len(s.text), len(t.text), len("2006-01-02"))
+	return s.text[:n] < t.text[:n]
+}
+
 // timeCache holds the last time read: nearly always all rows of a message carry the same one.
 type timeCache struct {
 	valid bool

@@ -36,6 +36,10 @@ func (c *Converter) readValue(r *row) {
 		c.readText(r, v)
 	case "DT", "DTM", "TS":
 		c.readDateTime(r, v)
+	case "DR":
+		c.readPeriod(r, v)
+	case "NR":
+		c.readRange(r, v)
 	case "TM":
 		c.readTime(r, v)
 	case "NA", "MA":
@@ -153,7 +157,7 @@ func (c *Converter) readStructured(r *row, v hl7.Value) {
 	case separator == "-" && ok2 && comparator == "":
 		r.value.RangeLow, r.value.RangeHigh = r.quantity(first, ""), r.quantity(second, "")
 	case (separator == ":" || separator == "/") && ok2 && comparator == "":
-		r.value.Numerator, r.value.Denomin = fhir.Quantity{Value: first}, fhir.Quantity{Value: second}
+		r.value.Numerator, r.value.Denomin = r.quantity(first, ""), r.quantity(second, "") // v2-to-FHIR IG, OBX-6
 	}
 	if r.value.Empty() {
 		c.readText(r, v)
@@ -173,12 +177,15 @@ func (c *Converter) readCoded(r *row, v hl7.Value) {
 // local system of their coding system unless number and name are a known pair of ISO/IEEE 11073-10101.
 func (c *Converter) coded(v hl7.Value) fhir.CodeableConcept {
 	first := len(c.codings)
-	for _, at := range [...]int{1, 4} {
-		code, display, system := c.text(v.Comp(at)), c.text(v.Comp(at+1)), c.text(v.Comp(at+2))
+	for i, at := range [...]int{1, 4, 10} {
+		code, display, system := c.part(v.Comp(at)), c.part(v.Comp(at+1)), c.text(v.Comp(at+2))
 		if code == "" && display == "" {
 			continue
 		}
-		k := fhir.Coding{System: c.localSystem(system), Display: display}
+		k := fhir.Coding{System: codeSystem(system, code), Display: display, Version: c.part(v.Comp([...]int{7, 8, 13}[i]))}
+		if k.System == "" {
+			k.System = c.localSystem(system)
+		}
 		if t := termByName[display]; system == "MDC" && t != nil && t.coding.Code == code {
 			k = t.coding
 		} else if isCode(code) {
@@ -195,6 +202,62 @@ func (c *Converter) coded(v hl7.Value) fhir.CodeableConcept {
 	return k
 }
 
+// codeSystem gives the URI of a coding system of HL7 table 0396 whose codes may stand as a coded value under it (v2-to-FHIR
+// IG, CWE[CodeableConcept]), "" where the code cannot be one of it.
+func codeSystem(system, code string) string {
+	switch {
+	case system == "LN" && isLOINC(code):
+		return fhir.SystemLOINC
+	case system == "SCT" && len(code) >= 6 && len(code) <= 18 && strings.Trim(code, "0123456789") == "":
+		return "http://snomed.info/sct"
+	case system == "I10" && code != "":
+		return "http://hl7.org/fhir/sid/icd-10"
+	case system == "I10C" && code != "":
+		return "http://hl7.org/fhir/sid/icd-10-cm"
+	}
+	return ""
+}
+
+// isLOINC says whether s has the form of a LOINC code: digits, a dash and the check digit of modulus 10 over them.
+func isLOINC(s string) bool {
+	n := len(s) - 2
+	if n < 1 || n > 7 || s[n] != '-' || s[n+1] < '0' || s[n+1] > '9' {
+		return false
+	}
+	sum := 0
+	for i := 0; i < n; i++ {
+		d := int(s[i]) - '0'
+		if d < 0 || d > 9 {
+			return false
+		}
+		if (n-i)%2 == 1 {
+			if d *= 2; d > 9 {
+				d -= 9
+			}
+		}
+		sum += d
+	}
+	return int(s[n+1]-'0') == (10-sum%10)%10
+}
+
+// readNote keeps an NTE as a note of the row before it (v2-to-FHIR IG, NTE[Observation]). What is noted on an order or
+// a patient stands in the message that is kept beside the Bundle.
+func (c *Converter) readNote(s hl7.Segment, before string) {
+	if before != "OBX" || len(c.rows) == 0 || !c.rowOpen {
+		return
+	}
+	f, r := s.Field(3), &c.rows[len(c.rows)-1]
+	for i := 1; i <= f.Reps() && len(c.notes)-int(r.notes[0]) < maxNotes; i++ {
+		if text := c.part(f.Rep(i)); text != "" {
+			c.notes = append(c.notes, text)
+		}
+	}
+	r.notes[1] = int32(len(c.notes))
+}
+
+// maxNotes bounds the notes of one row.
+const maxNotes = 64
+
 // readDateTime reads a DT, DTM or TS. A time that cannot be placed on the time line stays text.
 func (c *Converter) readDateTime(r *row, v hl7.Value) {
 	if v.Reps() == 1 {
@@ -206,13 +269,43 @@ func (c *Converter) readDateTime(r *row, v hl7.Value) {
 	c.readText(r, v)
 }
 
+// readPeriod reads a DR (v2-to-FHIR IG, DR[Period]).
+func (c *Converter) readPeriod(r *row, v hl7.Value) {
+	if v.Reps() == 1 && v.Comps() == 2 {
+		from, ok1 := c.stampOf(v.Comp(1).Sub(1), r.segment, 5)
+		to, ok2 := c.stampOf(v.Comp(2).Sub(1), r.segment, 5)
+		if ok1 && ok2 && from.raw == "" && to.raw == "" && !to.before(from) {
+			r.value.Period = fhir.Period{Start: from.text, End: to.text}
+			return
+		}
+	}
+	c.readText(r, v)
+}
+
+// readRange reads an NR (v2-to-FHIR IG, NR[Range]).
+func (c *Converter) readRange(r *row, v hl7.Value) {
+	low, bent1, ok1 := fhir.Decimal(c.text(v.Comp(1)))
+	high, bent2, ok2 := fhir.Decimal(c.text(v.Comp(2)))
+	if v.Reps() > 1 || v.Comps() != 2 || !ok1 || !ok2 {
+		c.readText(r, v)
+		return
+	}
+	r.value.RangeLow, r.value.RangeHigh = r.quantity(low, ""), r.quantity(high, "")
+	if bent1 || bent2 {
+		c.finding(r, EventNumberBent, 5, "the number was brought into the form that JSON allows")
+	}
+}
+
 // readTime reads a TM without an offset: FHIR's time knows none.
 func (c *Converter) readTime(r *row, v hl7.Value) {
 	s := c.text(v)
+	whole, fraction, _ := strings.Cut(s, ".")
 	for _, layout := range [...]string{"150405", "1504", "15:04:05", "15:04"} {
-		if len(s) == len(layout) {
-			if t, err := time.Parse(layout, s); err == nil {
-				r.value.Time = t.Format("15:04:05")
+		if len(whole) == len(layout) && len(fraction) <= 4 && (fraction == "" || len(layout) >= 6) && strings.Trim(fraction, "0123456789") == "" {
+			if t, err := time.Parse(layout, whole); err == nil {
+				if r.value.Time = t.Format("15:04:05"); fraction != "" {
+					r.value.Time = c.join(r.value.Time, ".", fraction)
+				}
 				return
 			}
 		}

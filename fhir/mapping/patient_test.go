@@ -1,0 +1,127 @@
+package mapping_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/fhir/mapping"
+)
+
+// What an ADT message says of the person and the stay arrives whole, and a value that says nothing does not.
+func TestAdmissionTransferDischargeMerge(t *testing.T) {
+	const head = "MSH|^~\\&|HIS|H|||20260301093000||ADT^%^ADT_A01|1|P|2.6\nEVN||20260301093000\n"
+	adt := func(event, rest string) string { return strings.Replace(head, "%", event, 1) + rest }
+	const person = "PID|1||4711^^^HOSP&1.2.3&ISO^MR^^20200101^20300101~\"\"||MUSTER^ERIKA^M^JR^DR^MD^L~RIKA^^^^^^N||20260301081500+0100|F|||1 Main St&Rear^Apt 2^Ulm^BW^89073^DEU^H^^UL||^PRN^PH^^49^731^12345^9~^NET^Internet^e@example.org|555-1|||||||||||||||\"\"|N\n"
+	for _, c := range []struct {
+		name, message string
+		want          []string // "path = value"
+		not           []string // prefixes of paths
+	}{
+		{"admitted", adt("A01", person+"PV1|1|I|ICU^3^12||||||||||||||||99^^^HOSP&1.2.3&ISO|||||||||||||||||||||||||20260301090000\n"), []string{
+			"Patient[0].identifier[0].system = urn:oid:1.2.3",
+			"Patient[0].identifier[0].type.coding[0].code = MR",
+			"Patient[0].identifier[0].assigner.display = HOSP",
+			"Patient[0].identifier[0].period.start = 2020-01-01",
+			"Patient[0].identifier[0].period.end = 2030-01-01",
+			"Patient[0].name[0].family = MUSTER", "Patient[0].name[0].given[1] = M", "Patient[0].name[0].suffix[1] = MD", "Patient[0].name[0].use = official",
+			"Patient[0].name[1].use = nickname",
+			"Patient[0].birthDate = 2026-03-01", "Patient[0].birthTime = 2026-03-01T08:15:00+01:00", "Patient[0].gender = female",
+			"Patient[0].address[0].line[0] = 1 Main St", "Patient[0].address[0].line[1] = Rear", "Patient[0].address[0].line[2] = Apt 2",
+			"Patient[0].address[0].city = Ulm", "Patient[0].address[0].state = BW", "Patient[0].address[0].district = UL", "Patient[0].address[0].use = home",
+			"Patient[0].telecom[0].value = +49 731 12345 X9", "Patient[0].telecom[0].use = home", "Patient[0].telecom[1].system = email",
+			"Patient[0].telecom[2].value = 555-1", "Patient[0].telecom[2].use = work",
+			"Patient[0].deceasedBoolean = false",
+			"Encounter[0].status = in-progress", "Encounter[0].class.code = IMP", "Encounter[0].period.start = 2026-03-01T09:00:00+01:00",
+			"Encounter[0].identifier[0].type.coding[0].code = VN", "Encounter[0].location[0].status = active", "Encounter[0].location[0].location = a reference",
+		}, []string{"Patient[0].identifier[1]", "Patient[0].deceasedDateTime", "Patient[0].telecom[2].system", "Encounter[0].location[1]", "Observation"}},
+		{"transferred", adt("A02", person+"PV1|1|I|ICU^3^12|||ER^1^4\n"), []string{
+			"Encounter[0].location[0].status = active", "Encounter[0].location[1].status = completed", "Encounter[0].location[1].location = a reference",
+		}, nil},
+		{"discharged", adt("A03", person+"PV1|1|I|ICU^3^12||||||||||||||||||||||||||||||||||||||||||20260301120000\n"), []string{
+			"Encounter[0].status = finished", "Encounter[0].period.end = 2026-03-01T12:00:00+01:00", "Encounter[0].location[0].status = completed",
+		}, nil},
+		{"class unknown", adt("A08", person+"PV1|1||ICU^3^12\n"), []string{"Encounter[0].status = in-progress"}, []string{"Encounter[0].class.code"}},
+		{"nobody admitted", adt("A01", "PID|1\nPV1|1|I|ICU^3^12\n"), nil, []string{"Patient", "Encounter"}},
+		{"merged", adt("A40", person+"MRG|4712^^^HOSP&1.2.3&ISO^MR\n"), []string{
+			"Patient[0].link[0].type = replaces", "Patient[0].link[0].other = a reference",
+			"Patient[1].identifier[0].value = 4712", "Patient[1].active = false", "Patient[1].link[0].type = replaced-by",
+		}, []string{"Patient[2]"}},
+		{"merged into itself", adt("A40", person+"MRG|4711^^^HOSP&1.2.3&ISO^MR\n"), nil, []string{"Patient[0].link", "Patient[1]"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := convert(t, "ihe-pcd01", c.message, context())
+			mustBeFHIR(t, c.name, r.Bundle)
+			got := leaves(t, r.Bundle)
+			for _, w := range c.want {
+				path, value, _ := strings.Cut(w, " = ")
+				if got[path] != value {
+					t.Errorf("%s is %q, want %q", path, got[path], value)
+				}
+			}
+			for path := range got {
+				for _, n := range c.not {
+					if strings.HasPrefix(path, n) {
+						t.Errorf("%s is %q, want nothing", path, got[path])
+					}
+				}
+			}
+			if known := !strings.Contains(c.message, "PID|1\n"); known != (r.Patient != "") {
+				t.Errorf("association key %v", r.Patient != "")
+			}
+		})
+	}
+	// After a merge the messages of the surviving number speak of the same patient as the merge itself.
+	merge := convert(t, "ihe-pcd01", adt("A40", person+"MRG|4712^^^HOSP&1.2.3&ISO^MR\n"), context())
+	after := convert(t, "ihe-pcd01", adt("A08", person), context())
+	if merge.Patient != after.Patient {
+		t.Error("the association key of a merge is not that of the surviving patient")
+	}
+}
+
+// Each type of value that the IG names is kept as what it is; what its type cannot hold stays text.
+func TestTypesOfTheGuide(t *testing.T) {
+	const head = "MSH|^~\\&|X|Y|||20260301093000+0000||ORU^R01|1|P|2.6\nOBR|1|||1^x^L|||20260301090000\n"
+	for _, c := range []struct{ obx, path, want string }{
+		{"NR|1^a^L||1^10", "valueRange.high.value", "10"},
+		{"NR|1^a^L||1^x", "valueString", "1^x"},
+		{"DR|1^a^L||20260301^20260302", "valuePeriod.end", "2026-03-02"},
+		{"DR|1^a^L||20260302^20260301", "valueString", "20260302^20260301"},
+		{"TM|1^a^L||223100.25", "valueTime", "22:31:00.25"},
+		{"TM|1^a^L||2231.25", "valueString", "2231.25"},
+		{"SN|1^a^L||^1^:^2", "valueRatio.denominator.value", "2"},
+		{"SN|1^a^L||>=^5", "valueQuantity.comparator", ">="},
+		{"CWE|1^a^L||8867-4^Heart rate^LN", "valueCodeableConcept.coding[0].system", "http://loinc.org"},
+		{"CWE|1^a^L||8867-5^Heart rate^LN", "valueCodeableConcept.coding[0].system", "urn:vitalgate:codes:LN"},
+		{"CWE|1^a^L||260415000^No^SCT^2^N^L^3^4^words", "valueCodeableConcept.coding[0].version", "3"},
+		{"CWE|1^a^L||260415000^No^SCT^2^N^L^3^4^words", "valueCodeableConcept.text", "words"},
+		{"ST|1^a^L^2^b^99X||t", "code.coding[1].code", "2"},
+		{"ST|1^a^L||t|||9^odd^L~N^Normal", "interpretation[0].coding[0].display", "odd"},
+		{"ST|1^a^L||t|||9^odd^L~N^Normal", "interpretation[1].coding[0].code", "N"},
+		{"ST|1^a^L||||||||N", "dataAbsentReason.coding[0].code", "not-asked"},
+		{"ST|1^a^L||t||||||F||||||||||77^^1.2.3^ISO", "identifier[0].system", "urn:oid:1.2.3"},
+		{"ST|1^a^L||t||||||F\nNTE|1||first~second\nNTE|2||third", "note[2].text", "third"},
+	} {
+		r := convert(t, "ihe-pcd01", head+"OBX|1|"+c.obx+"\n", mapping.Context{Zone: time.UTC})
+		mustBeFHIR(t, c.obx, r.Bundle)
+		got := leaves(t, r.Bundle)
+		if got["Observation 1[0]."+c.path] != c.want {
+			t.Errorf("OBX|1|%s: %s is %q, want %q\n%v", c.obx, c.path, got["Observation 1[0]."+c.path], c.want, got)
+		}
+	}
+}
+
+// A note belongs to the row before it and to no other; one on the order is on none.
+func TestNotes(t *testing.T) {
+	r := convert(t, "ihe-pcd01", "MSH|^~\\&|X|Y|||20260301093000+0000||ORU^R01|1|P|2.6\nOBR|1|||1^x^L|||20260301090000\nNTE|1||order\n"+
+		"OBX|1|ST|1^a^L||t\nOBX|2|ST|2^b^L||t\nNTE|1||of the second\nOBX|3|ST|3^c^L||t\n", mapping.Context{})
+	got := leaves(t, r.Bundle)
+	for path, v := range got {
+		if strings.Contains(path, ".note") && (path != "Observation 2[0].note[0].text" || v != "of the second") {
+			t.Errorf("%s is %q", path, v)
+		}
+	}
+	if got["Observation 2[0].note[0].text"] == "" {
+		t.Error("the note is lost")
+	}
+}

@@ -1,6 +1,6 @@
 // Package adapters is how bytes come in: it says what a monitor's message is (Frame), how it is answered (Frame.Reply)
-// and what reads monitors (Adapter). The sub-packages mllp and serial read them; framing finds messages in a byte stream.
-// Nothing here knows HL7 beyond the three letters that begin a message.
+// and what reads monitors (Adapter). The sub-packages mllp, serial and pds read them; framing finds messages in a byte
+// stream. Nothing here knows HL7 beyond the three letters that begin a message, but pds knows the class in MSH-10 that its protocol rests on.
 package adapters
 
 import (
@@ -114,7 +114,7 @@ const (
 
 // Status is what an adapter knows about itself. Counters are cumulative since the start.
 type Status struct {
-	Monitor, Kind, Address string // Kind: "mllp-server", "mllp-client" or "serial"
+	Monitor, Kind, Address string // Kind: "mllp-server", "mllp-client", "serial" or "mindray-pds"
 	State                  string // the State constants
 	Detail                 string // one sentence for a person, with the remedy if there is one; never patient data
 	Connections            int    // open now

@@ -42,8 +42,8 @@ type LineConfig struct {
 	Write func([]byte) error
 	// Broken is called once if Write fails, with its error. It should make the reading end.
 	Broken func(error)
-	// Spoke, if given, is called for each frame that came.
-	Spoke func()
+	// Spoke, if given, is called for each message that came, before it is delivered. It must not keep or change it.
+	Spoke func(message []byte)
 	Out   chan<- *adapters.Frame
 	Count *Counters
 }
@@ -235,7 +235,7 @@ func (l *Line) deliver(ctx context.Context) error {
 		f := adapters.NewFrame(l.cfg.Monitor, l.cfg.Via, m.Data, l.last, m.Notes, answered)
 		f.Line = l.number
 		if l.cfg.Spoke != nil {
-			l.cfg.Spoke()
+			l.cfg.Spoke(m.Data)
 		}
 		l.cfg.Count.Frames.Add(1)
 		l.cfg.Count.lastFrame.Store(l.last.UnixNano())

@@ -36,6 +36,16 @@ type Config struct {
 	FrameTimeout   time.Duration    // longest time from the first to the last byte of a framed message, default 30 s
 	WriteTimeout   time.Duration    // let a monitor go that does not take its answers for so long, default 10 s
 	TLS            *tls.Config      // nil for none
+
+	Target func() string   // client only: the address to dial instead of Address, "" while it is not known
+	Wake   <-chan struct{} // client only: dial again without further waiting
+	Voice  func() Voice    // if given, makes the Voice of each connection
+}
+
+// Voice is what a protocol has to say by itself on a connection, beside the answers to frames.
+type Voice struct {
+	Speak func(ctx context.Context, send func(message []byte) error) // ends with ctx, or when send fails
+	Heard func(message []byte)                                       // each message before it is delivered; must not block, keep or change it
 }
 
 const (
@@ -83,7 +93,7 @@ func New(cfg Config, log *slog.Logger) (adapters.Adapter, error) {
 	if err != nil {
 		return cannot("address %q must be host:port, such as 0.0.0.0:2575: %w", cfg.Address, err)
 	}
-	if cfg.Role == "client" && (host == "" || port == "0" || port == "") {
+	if cfg.Role == "client" && cfg.Target == nil && (host == "" || port == "0" || port == "") {
 		return cannot("address %q must give the monitor's host and port, such as 192.0.2.7:2575", cfg.Address)
 	}
 	if cfg.Framing == "" {
@@ -183,7 +193,7 @@ func (a *adapter) listen(ctx context.Context, out chan<- *adapters.Frame) error 
 		default:
 			return fmt.Errorf("cannot listen on %s for monitor %s: %w (%s)", a.cfg.Address, a.cfg.Monitor, err, remedyListen(err))
 		}
-		if !b.wait(ctx) {
+		if !b.wait(ctx, nil) {
 			return nil
 		}
 	}
@@ -219,7 +229,7 @@ func (a *adapter) accept(ctx context.Context, ln net.Listener, out chan<- *adapt
 			return
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ECONNABORTED):
 			a.log.Warn("cannot accept a connection", "error", err)
-			if !b.wait(ctx) {
+			if !b.wait(ctx, nil) {
 				return
 			}
 			continue
@@ -282,21 +292,32 @@ func (a *adapter) leave(c *connection, state, detail string) {
 func (a *adapter) dial(ctx context.Context, out chan<- *adapters.Frame) error {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive}
 	for b := newBackoff(); ; {
-		conn, err := dialer.DialContext(ctx, "tcp", a.cfg.Address)
+		address := a.cfg.Address
+		if a.cfg.Target != nil {
+			address = a.cfg.Target()
+		}
+		if address == "" {
+			a.set(adapters.StateWaiting, "The monitor has not announced its port yet. Check that it is on and that its beacon reaches this box, or set the port.")
+			if !b.wait(ctx, a.cfg.Wake) {
+				return nil
+			}
+			continue
+		}
+		conn, err := dialer.DialContext(ctx, "tcp", address)
 		switch {
 		case err == nil:
 			began := time.Now()
 			c, _ := a.enter(conn)
 			a.serve(ctx, c, out)
-			a.leave(c, adapters.StateWaiting, fmt.Sprintf("The connection to %s has ended; connecting again.", a.cfg.Address))
+			a.leave(c, adapters.StateWaiting, fmt.Sprintf("The connection to %s has ended; connecting again.", address))
 			if time.Since(began) > maxBackoff {
 				b.reset()
 			}
 		case ctx.Err() == nil:
-			a.set(adapters.StateWaiting, fmt.Sprintf("Cannot reach the monitor at %s: %s. Check that it is on, that its HL7 output is enabled, and the address.", a.cfg.Address, cause(err)))
-			a.log.Warn("cannot reach the monitor, trying again", "address", a.cfg.Address, "error", err)
+			a.set(adapters.StateWaiting, fmt.Sprintf("Cannot reach the monitor at %s: %s. Check that it is on, that its HL7 output is enabled, and the address.", address, cause(err)))
+			a.log.Warn("cannot reach the monitor, trying again", "address", address, "error", err)
 		}
-		if !b.wait(ctx) {
+		if !b.wait(ctx, a.cfg.Wake) {
 			return nil
 		}
 	}
@@ -324,20 +345,30 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 		}
 		conn = secure
 	}
+	write := func(p []byte) error {
+		conn.SetWriteDeadline(time.Now().Add(a.cfg.WriteTimeout))
+		_, err := conn.Write(p)
+		return err
+	}
+	var voice Voice
+	if a.cfg.Voice != nil {
+		voice = a.cfg.Voice()
+	}
 	cfg := framing.LineConfig{
 		Monitor: a.cfg.Monitor, Via: via, Framing: a.cfg.Framing, MaxMessage: a.cfg.MaxMessage,
 		Pause: a.cfg.IdleEnd, Slow: a.cfg.FrameTimeout,
-		Write: func(p []byte) error {
-			conn.SetWriteDeadline(time.Now().Add(a.cfg.WriteTimeout))
-			_, err := conn.Write(p)
-			return err
-		},
+		Write: write,
 		Broken: func(err error) {
 			log.Warn("the monitor takes no answers", "error", err)
 			conn.Close()
 		},
-		Spoke: func() { c.spoke.Store(true) },
-		Out:   out, Count: &a.count,
+		Spoke: func(message []byte) {
+			c.spoke.Store(true)
+			if voice.Heard != nil {
+				voice.Heard(message)
+			}
+		},
+		Out: out, Count: &a.count,
 	}
 	if a.cfg.Framing == adapters.Unframed {
 		cfg.Cut, cfg.Slow = 3*a.cfg.IdleEnd, 0
@@ -349,6 +380,24 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 	}
 	defer line.Close()
 	log.Info("connected")
+	if voice.Speak != nil {
+		sctx, silence := context.WithCancel(ctx)
+		var speaking sync.WaitGroup
+		speaking.Go(func() {
+			voice.Speak(sctx, func(message []byte) error {
+				err := write(framing.Append(nil, a.cfg.Framing, message))
+				if err != nil {
+					conn.Close()
+				}
+				return err
+			})
+		})
+		defer func() {
+			silence()
+			conn.SetWriteDeadline(time.Unix(1, 0)) // a monitor that takes nothing does not hold up the end
+			speaking.Wait()
+		}()
+	}
 	err = a.read(ctx, conn, line)
 	if err == nil { // the monitor has closed its side, perhaps only that: it may still be waiting for answers
 		err = line.End(ctx)
@@ -439,13 +488,17 @@ func newBackoff() *backoff { return &backoff{next: minBackoff} }
 
 func (b *backoff) reset() { b.next = minBackoff }
 
-func (b *backoff) wait(ctx context.Context) bool {
+// wait says whether ctx lives. wake, if any, ends the waiting.
+func (b *backoff) wait(ctx context.Context, wake <-chan struct{}) bool {
 	d := b.next/2 + rand.N(b.next/2+1)
 	b.next = min(2*b.next, maxBackoff)
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-wake:
+		b.reset()
 		return true
 	case <-ctx.Done():
 		return false

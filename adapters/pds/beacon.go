@@ -161,9 +161,9 @@ func part(s, sep string, n int) string {
 
 // class is MSH-10 of a message, "" if that cannot be read.
 func class(message []byte) string {
-	if len(message) < 9 || string(message[:3]) != "MSH" {
+	head, _, _ := strings.Cut(string(message[:min(len(message), 256)]), "\r")
+	if len(head) < 9 || head[:3] != "MSH" {
 		return ""
 	}
-	head, _, _ := strings.Cut(string(message[:min(len(message), 256)]), "\r")
 	return part(head, head[3:4], 9)
 }

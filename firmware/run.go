@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vitalgate/vitalgate/adapters"
 	"github.com/vitalgate/vitalgate/adapters/mllp"
+	"github.com/vitalgate/vitalgate/adapters/pds"
 	"github.com/vitalgate/vitalgate/adapters/serial"
 	"github.com/vitalgate/vitalgate/fhir/mapping"
 	"github.com/vitalgate/vitalgate/firmware/config"
@@ -180,15 +182,15 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 			framing = adapters.Framing(d.Framing)
 		}
 		var a adapters.Adapter
-		if m.Kind == "serial" {
+		switch m.Kind {
+		case "serial":
 			a, err = serial.New(serial.Config{Monitor: m.Name, Device: m.Device, Baud: m.Baud, DataBits: m.DataBits, Parity: m.Parity, StopBits: m.StopBits,
 				Flow: m.Flow, Framing: framing, MaxMessage: int(m.MaxMessage), IdleEnd: time.Duration(m.IdleEnd)}, log)
-		} else {
-			role := "server"
-			if m.Kind == "mllp-client" {
-				role = "client"
-			}
-			a, err = mllp.New(mllp.Config{Monitor: m.Name, Role: role, Address: m.Address, Framing: framing, MaxMessage: int(m.MaxMessage),
+		case "mindray-pds":
+			a, err = pds.New(pds.Config{Monitor: m.Name, Address: m.Address, Beacon: m.Beacon, IDs: m.Asked(d), Again: m.QueryAgain == "keep-alive",
+				Interval: time.Duration(m.QueryInterval), Silence: time.Duration(m.ReadIdle), MaxMessage: int(m.MaxMessage)}, log)
+		default:
+			a, err = mllp.New(mllp.Config{Monitor: m.Name, Role: strings.TrimPrefix(m.Kind, "mllp-"), Address: m.Address, Framing: framing, MaxMessage: int(m.MaxMessage),
 				MaxConnections: m.MaxConnections, ReadIdle: time.Duration(m.ReadIdle)}, log)
 		}
 		if err != nil {

@@ -72,7 +72,7 @@ type FHIR struct {
 // Monitor is one bedside monitor.
 type Monitor struct {
 	Name        string `toml:"name" example:"bed-12" doc:"name of the monitor on status pages and in every record; 1 to 64 of a-z, A-Z, 0-9, ., _ and -"`
-	Kind        string `toml:"kind" default:"mllp-server" doc:"mllp-server (the monitor connects to us), mllp-client (we connect to it) or serial"`
+	Kind        string `toml:"kind" default:"mllp-server" doc:"mllp-server (the monitor connects to us), mllp-client (we connect to it), mindray-pds (the same, with the query and keep-alive of Mindray bedside monitors) or serial"`
 	Address     string `toml:"address" example:"0.0.0.0:2575" doc:"host:port to listen on or to connect to; not for serial"`
 	Dialect     string `toml:"dialect" default:"ihe-pcd01" doc:"monitor family (vitalgate dialects lists them); a person decides it, vitalgate detect proposes it"`
 	Zone        string `toml:"zone" default:"" example:"Europe/Berlin" doc:"IANA time zone of times that the monitor sends without one; empty: unknown, and said so on every reading"`
@@ -86,9 +86,14 @@ type Monitor struct {
 
 	Framing    string   `toml:"framing" default:"" doc:"mllp, none or hllp; empty: as the dialect says"`
 	MaxMessage Size     `toml:"max_message" default:"1MiB" doc:"longest message; a longer one is kept cut and flagged, never charted"`
-	ReadIdle   Duration `toml:"read_idle" default:"0s" doc:"close a TCP connection that has been silent this long; 0s: never (TCP keep-alive still finds dead links)"`
+	ReadIdle   Duration `toml:"read_idle" default:"0s" doc:"close a TCP connection that has been silent this long; 0s: never (TCP keep-alive still finds dead links), for mindray-pds 5s"`
 
 	MaxConnections int `toml:"max_connections" default:"4" doc:"mllp-server: most connections at once"`
+
+	Beacon        string   `toml:"beacon" default:"" doc:"mindray-pds: UDP host:port to hear the monitor announce itself at, mostly 0.0.0.0:4600; only what the configured IP address says of itself counts; the port of address may then be 0"`
+	Query         string   `toml:"query" default:"all" doc:"mindray-pds: parameters to ask for: all, known (those of the dialect's table), or numbers with blanks between; uMEC12 wants numbers"`
+	QueryAgain    string   `toml:"query_again" default:"keep-alive" doc:"mindray-pds: keep-alive asks once more at the monitor's first keep-alive, which uMEC12 needs; no does not"`
+	QueryInterval Duration `toml:"query_interval" default:"0s" doc:"mindray-pds: ask again this often; 0s: never"`
 
 	Device   string   `toml:"device" default:"" doc:"serial: path of the line, best a stable one under /dev/serial/by-path"`
 	Baud     int      `toml:"baud" default:"9600" doc:"serial: 1200 to 230400"`
@@ -280,7 +285,7 @@ func (c *Config) check() error {
 		names[m.Name] = i
 		place := m.Address
 		switch m.Kind {
-		case "mllp-server", "mllp-client":
+		case "mllp-server", "mllp-client", "mindray-pds":
 			if _, _, err := net.SplitHostPort(m.Address); err != nil {
 				bad(key("address"), "%q is not host:port, such as 0.0.0.0:2575", m.Address)
 			}
@@ -307,8 +312,9 @@ func (c *Config) check() error {
 			oneOf(bad, key("parity"), m.Parity, "none", "even", "odd")
 			oneOf(bad, key("flow"), m.Flow, "none", "rtscts", "xonxoff")
 		default:
-			oneOf(bad, key("kind"), m.Kind, "mllp-server", "mllp-client", "serial")
+			oneOf(bad, key("kind"), m.Kind, "mllp-server", "mllp-client", "mindray-pds", "serial")
 		}
+		m.checkPDS(func(k, format string, a ...any) { bad(key(k), format, a...) })
 		if other, ok := places[place]; ok && place != "" && m.Kind != "mllp-client" {
 			bad(key("address/device"), "%s is also that of monitor %s; two monitors cannot share it", place, other)
 		}

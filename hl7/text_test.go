@@ -7,12 +7,6 @@ import (
 	"unicode/utf8"
 )
 
-// field reads raw as OBX-5.
-func field(t testing.TB, raw string) Value {
-	t.Helper()
-	return parse(t, header+"\rOBX|1|ST|a||"+raw+"\r").Segment(1).Field(5)
-}
-
 func TestEscapeSequences(t *testing.T) { // §2.7
 	for _, c := range []struct{ section, raw, want string }{
 		{"2.7.4", `\F\\S\\T\\R\\E\`, `|^&~\`},
@@ -44,7 +38,7 @@ func TestEscapeSequences(t *testing.T) { // §2.7
 	} {
 		t.Run(c.section, func(t *testing.T) {
 			m := parse(t, header+"||||||UNICODE UTF-8\rOBX|1|ST|a||"+c.raw+"\r")
-			if strings.ContainsAny(c.raw, "\xe9") {
+			if strings.IndexByte(c.raw, 0xe9) >= 0 {
 				m = parse(t, header+"||||||8859/1\rOBX|1|ST|a||"+c.raw+"\r")
 			}
 			v := m.Segment(1).Field(5)

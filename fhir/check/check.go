@@ -87,7 +87,6 @@ func (n node) object() *object {
 
 func (n node) list() []node { l, _ := n.v.([]node); return l }
 
-func (o *object) get(key string) node       { return o.at[key] }
 func (o *object) has(key string) bool       { _, ok := o.at[key]; return ok }
 func (o *object) str(key string) string     { s, _ := o.at[key].v.(string); return s }
 func (o *object) list(key string) []node    { return o.at[key].list() }

@@ -53,9 +53,7 @@ type Converter struct {
 	targets   []string
 	times     timeCache
 	component [3]fhir.Component
-	category  fhir.Coding
 	observe   fhir.Observation
-	sampled   fhir.SampledData
 
 	out    []byte
 	any    bool // an entry was written

@@ -14,7 +14,6 @@ type device struct {
 	ids  []fhir.Identifier
 	name string
 	typ  *term // from its MDS row
-	used bool
 	urn  string
 }
 

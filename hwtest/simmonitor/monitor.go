@@ -94,7 +94,7 @@ func (m *monitor) open(ctx context.Context, announce func(string)) (err error) {
 	case "":
 		return fmt.Errorf("cannot play %s: it has no line; give one as SCENARIO@tcp://host:port", m.name)
 	default:
-		return fmt.Errorf("cannot play %s on %q: the line must be tcp://host:port, listen://host:port, serial:/dev/… or pty:", m.name, m.scenario.Line.To)
+		return fmt.Errorf("cannot play %s on %q: the line must be tcp://host:port, listen://host:port, serial:/dev/… or pty:LINK", m.name, m.scenario.Line.To)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot open the line of %s: %w", m.name, err)

@@ -62,7 +62,6 @@ type Replicator struct {
 	mu      sync.Mutex
 	wanted  map[record.BoxID]map[string]uint64 // who has more of a box than we have, and how much
 	wake    map[record.BoxID]chan struct{}
-	heads   map[record.BoxID]chan struct{} // grown since the last announcement
 	served  map[record.BoxID]*serving
 	limit   chan struct{}
 	serving chan struct{}

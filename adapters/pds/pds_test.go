@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -216,9 +215,6 @@ func announce(t *testing.T, to string, ip, port string) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if raw, err := conn.(*net.UDPConn).SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_BROADCAST, 1) })
-	}
 	if _, err := conn.Write(adapterstest.MLLP(strings.NewReplacer("ADDRESS", ip, "PORT", port).Replace(online))); err != nil {
 		t.Fatal(err)
 	}

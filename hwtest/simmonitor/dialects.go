@@ -343,7 +343,8 @@ func pdsPeriodic(w *writer, s *sample) []byte {
 	return w.Bytes()
 }
 
-// pdsAperiodic is class 503: a cuff pressure, with a row without a value behind each good one, and class 54: alarms.
+// pdsAperiodic is class 503: a cuff pressure, with a row without a value behind each good one; and classes 54 and 56: alarms of the
+// patient and of the technology.
 func pdsAperiodic(w *writer, s *sample) []byte {
 	switch {
 	case s.cuff.fresh:
@@ -355,6 +356,11 @@ func pdsAperiodic(w *writer, s *sample) []byte {
 			w.bare(obx{kind: "NM", code: code, sub: "2105", value: whole(v), status: "F", time: at})
 			w.bare(obx{kind: "NM", code: code, sub: "2105", value: "-100", status: "F", time: "00000000000000"})
 		}
+		return w.Bytes()
+	case len(s.began) == 1 && s.began[0].Kind == "probe-off":
+		w.begin()
+		w.Segment("MSH", "", "", "", "", "", "", "ORU^R01", "56", "P", "2.3.1")
+		w.bare(obx{kind: "CE", code: "4", value: "205^SpO2 Sensor Off", status: "F"})
 		return w.Bytes()
 	case len(s.began) > 0:
 		w.begin()

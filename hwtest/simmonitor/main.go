@@ -40,7 +40,7 @@ type options struct {
 
 type runCmd struct {
 	options
-	Scenarios []string `arg:"" name:"scenario" help:"[NAME=]SCENARIO[@LINE]: a scenario of the list or a file (./x.toml); NAME names the monitor and gives it a patient of its own; LINE is tcp://host:port, listen://host:port, serial:/dev/…[?baud=9600] or pty:[LINK]."`
+	Scenarios []string `arg:"" name:"scenario" help:"[NAME=]SCENARIO[@LINE]: a scenario of the list or a file (./x.toml); NAME names the monitor and gives it a patient of its own; LINE is tcp://host:port, listen://host:port, serial:/dev/…[?baud=9600], pty:[LINK] or pds://host:port[?beacon=host:port&forgets=yes]."`
 }
 
 type ptyCmd struct {

@@ -33,6 +33,8 @@ type Report struct {
 	Wrong        int `json:"wrong"`      // answers that were none, of another message, or with another code
 	Others       int `json:"others"`     // messages besides: keep-alive, patient, cuff and alarm messages of PDS
 	Reconnects   int `json:"reconnects"` // connections after the first
+	Queries      int `json:"queries"`    // pds: of the box
+	Deserted     int `json:"deserted"`   // pds: connections that the monitor left because the box's keep-alives had stopped
 
 	Latency         Latency  `json:"ack_ms"`
 	IDs             []string `json:"ids"`              // of the messages sent: the value of the row 99VITALSIM, which is MSH-10 too where the dialect has it
@@ -57,7 +59,8 @@ type monitor struct {
 
 	conn    *replay.Conn
 	pair    *pty.Pair    // pty: the line
-	ln      net.Listener // listen: the port
+	ln      net.Listener // listen, pds: the port
+	pds     *pdsLine     // pds: the line
 	opened  int
 	latency []time.Duration
 	report  Report
@@ -90,11 +93,13 @@ func (m *monitor) open(ctx context.Context, announce func(string)) (err error) {
 		if m.pair, err = pty.Open(rest); err == nil {
 			announce(m.pair.Name)
 		}
+	case "pds":
+		m.pds, m.ln, err = openPDS(ctx, m.scenario.Line.To, m)
 	case "tcp", "serial":
 	case "":
 		return fmt.Errorf("cannot play %s: it has no line; give one as SCENARIO@tcp://host:port", m.name)
 	default:
-		return fmt.Errorf("cannot play %s on %q: the line must be tcp://host:port, listen://host:port, serial:/dev/… or pty:LINK", m.name, m.scenario.Line.To)
+		return fmt.Errorf("cannot play %s on %q: the line must be tcp://host:port, listen://host:port, serial:/dev/…, pds://host:port or pty:LINK", m.name, m.scenario.Line.To)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot open the line of %s: %w", m.name, err)
@@ -109,6 +114,9 @@ func (m *monitor) close() {
 	}
 	if m.pair != nil {
 		m.pair.Close()
+	}
+	if m.pds != nil {
+		m.pds.stop()
 	}
 }
 
@@ -143,6 +151,11 @@ func (m *monitor) play(ctx context.Context) Report {
 		}
 	}
 	m.report.Latency = summarise(m.latency)
+	if m.pds != nil {
+		m.disconnect()
+		m.report.Queries, m.report.Deserted = int(m.pds.queries.Load()), int(m.pds.deserted.Load())
+		m.report.Wrong += int(m.pds.wrong.Load())
+	}
 	return m.report
 }
 
@@ -150,7 +163,7 @@ func (m *monitor) play(ctx context.Context) Report {
 func (m *monitor) until(ctx context.Context, w *writer, t time.Time) bool {
 	for {
 		wait := time.Until(t)
-		if m.dialect.keepAlive != nil {
+		if m.dialect.keepAlive != nil && m.pds == nil {
 			wait = min(wait, time.Second)
 		}
 		timer := time.NewTimer(max(wait, 0))
@@ -163,7 +176,7 @@ func (m *monitor) until(ctx context.Context, w *writer, t time.Time) bool {
 		if !time.Now().Before(t) {
 			return true
 		}
-		if m.conn != nil {
+		if m.conn != nil && m.pds == nil {
 			m.extra(m.dialect.keepAlive)
 		}
 	}
@@ -210,6 +223,13 @@ func (m *monitor) connect(ctx context.Context) (*replay.Conn, error) {
 		conn, err := m.ln.Accept()
 		if err != nil {
 			return nil, err
+		}
+		if m.pds != nil {
+			link, err := m.pds.serve(ctx, conn)
+			if err != nil {
+				return nil, err
+			}
+			return replay.NewConn(link, f, false)
 		}
 		return replay.NewConn(conn, f, false)
 	}

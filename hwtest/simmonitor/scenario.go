@@ -40,7 +40,7 @@ type Scenario struct {
 
 // Line is how the monitor is connected.
 type Line struct {
-	To      string           `toml:"to"` // tcp://host:port, listen://host:port, serial:/dev/…[?baud=], pty:[LINK]
+	To      string           `toml:"to"` // tcp://host:port, listen://host:port, serial:/dev/…[?baud=], pty:[LINK], pds://host:port[?beacon=]
 	Framing adapters.Framing `toml:"framing"`
 	Timeout Duration         `toml:"timeout"` // for an acknowledgement
 	Resend  int              `toml:"resend"`  // how often a message is sent again that was not acknowledged in time

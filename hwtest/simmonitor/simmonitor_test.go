@@ -19,6 +19,7 @@ import (
 	"github.com/vitalgate/vitalgate/adapters"
 	"github.com/vitalgate/vitalgate/adapters/adapterstest"
 	"github.com/vitalgate/vitalgate/adapters/mllp"
+	"github.com/vitalgate/vitalgate/adapters/pds"
 	"github.com/vitalgate/vitalgate/adapters/serial"
 	"github.com/vitalgate/vitalgate/fhir/mapping"
 	"github.com/vitalgate/vitalgate/hl7"
@@ -126,6 +127,8 @@ func connectBox(t *testing.T, s *Scenario) (*box, string) {
 		a, err := mllp.New(mllp.Config{Monitor: "m", Role: "server", Address: "127.0.0.1:0", Framing: s.Line.Framing, IdleEnd: idle}, log)
 		b := startBox(t, a, err, nil)
 		return b, listening(t, b)
+	case "pds":
+		return pdsBox(t, pds.Config{}, "")
 	case "listen":
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

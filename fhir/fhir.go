@@ -185,6 +185,7 @@ type DeviceMetric struct {
 	Source   Reference
 	Parent   Reference
 	Category string // measurement | setting | calculation | unspecified
+	Range    ReferenceRange
 }
 
 // Location is the bed. Physical is a code of location-physical-type ("bd") or "".

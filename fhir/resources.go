@@ -228,9 +228,27 @@ func (d *Device) Append(b []byte) []byte {
 	return append(b, '}')
 }
 
+// ExtensionReferenceRange is the PoCD IG's extension for the alarm limits that are set on a metric (uv-pocd mappingv2, OBX-7).
+const ExtensionReferenceRange = "http://hl7.org/fhir/StructureDefinition/reference-range"
+
 // Append adds the DeviceMetric's JSON.
 func (d *DeviceMetric) Append(b []byte) []byte {
 	b = begin(b, "DeviceMetric", d.ID)
+	if r := &d.Range; !r.Type.empty() && !(r.Low.empty() && r.High.empty()) {
+		b = append(key(b, "extension"), '[', '{')
+		b = append(key(b, "extension"), '[', '{')
+		b = append(concept(text(b, "url", "type"), "valueCodeableConcept", &r.Type), '}')
+		if !r.Low.empty() {
+			b = append(comma(b), '{')
+			b = append(quantity(text(b, "url", "low"), "valueQuantity", &r.Low), '}')
+		}
+		if !r.High.empty() {
+			b = append(comma(b), '{')
+			b = append(quantity(text(b, "url", "high"), "valueQuantity", &r.High), '}')
+		}
+		b = append(b, ']')
+		b = append(text(b, "url", ExtensionReferenceRange), '}', ']')
+	}
 	b = concept(b, "type", &d.Type)
 	b = concept(b, "unit", &d.Unit)
 	b = reference(b, "source", &d.Source)

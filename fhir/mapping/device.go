@@ -334,6 +334,7 @@ func (c *Converter) writeDevices() {
 			ID: k.id, Type: c.codeOf(&row.code), Category: "measurement",
 			Source: fhir.Reference{Reference: c.devices[k.device].urn},
 			Parent: fhir.Reference{Reference: c.urn(c.nodes[k.parent].id)},
+			Range:  row.limits,
 		}
 		if row.as == setting {
 			r.Category = "setting"

@@ -46,6 +46,7 @@ type Dialect struct {
 	noBed     bool
 	messages  []messageRule
 	rows      []rowRule
+	alarms    []alarmRule
 	detect    []detectRule
 	detectMin int
 	lineRules []lineRule
@@ -226,7 +227,8 @@ type dialectFile struct {
 		conditionFile
 		As string `toml:"as"`
 	} `toml:"row"`
-	Association []lineRuleFile `toml:"association"`
+	Alarm       []alarmRuleFile `toml:"alarm"`
+	Association []lineRuleFile  `toml:"association"`
 	Detect      []struct {
 		conditionFile
 		Score int    `toml:"score"`
@@ -372,6 +374,9 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 			return nil, fmt.Errorf("row rule on %s: want an OBX field", r.Field)
 		}
 		d.rows = append(d.rows, rule)
+	}
+	if err := d.readAlarmRules(f.Alarm); err != nil {
+		return nil, err
 	}
 	for _, r := range f.Detect {
 		rule := detectRule{score: r.Score, why: r.Why}

@@ -30,6 +30,7 @@ func (c *Converter) settle() {
 			r.standard = r.standard && r.value.Sampled != nil // counts without a scale are no measurement
 		}
 	}
+	c.joinAlerts()
 	c.dropSentinels()
 	for i := range c.rows {
 		c.joinPanel(int32(i))
@@ -255,6 +256,13 @@ func (c *Converter) writeRow(i int32) {
 	if r.panel >= 0 {
 		c.panelOf(o, &c.panels[r.panel])
 		identity = c.join("panel ", identity)
+		first := len(c.notes)
+		for _, k := range c.panels[r.panel].parts {
+			if k >= 0 {
+				c.notes = append(c.notes, c.notes[c.rows[k].notes[0]:c.rows[k].notes[1]]...)
+			}
+		}
+		o.Note = c.notes[first:len(c.notes):len(c.notes)]
 	} else {
 		o.Value, o.Absent = r.value, r.absent
 		if !o.Value.Empty() {
@@ -263,6 +271,12 @@ func (c *Converter) writeRow(i int32) {
 		o.Interpretation = c.interpretation(r)
 		o.Range = r.limits
 		c.count(r)
+	}
+	if r.as == alarm {
+		c.alertOf(o, i)
+		if r.facets > 0 {
+			identity = c.join(identity, c.alertIdentity(i))
+		}
 	}
 	o.ID = c.observationID(r, identity)
 	c.entry(o.ID)
@@ -334,6 +348,9 @@ func lessSure(a, b string) string {
 func (c *Converter) interpretation(r *row) []fhir.CodeableConcept {
 	first := len(c.concepts)
 	for _, f := range r.flags[:r.flagged] {
+		if r.as == alarm && oneOf(f.coding.Display, "PN", "PL", "PM", "PH", "SP", "ST", "SA") && facetOf(r) == facetEvent {
+			continue // components of the alert
+		}
 		if f.coding.Code == "" && f.sent.Comps() > 1 {
 			c.concepts = append(c.concepts, c.coded(f.sent))
 		} else if f.coding.Code == "" {

@@ -150,6 +150,9 @@ func observation(o any1) string {
 		for _, p := range c {
 			parts = append(parts, codeText(p["code"].(any1))+" "+valueText(p))
 		}
+		if value != "?" { // an alert and what is said of it
+			parts = append([]string{value}, parts...)
+		}
 		value = strings.Join(parts, " + ")
 	}
 	when, _ := o["effectiveDateTime"].(string)

@@ -15,6 +15,8 @@ type row struct {
 	patient int32
 	device  int32
 	metric  int32 // DeviceMetric, -1 none
+	group   int32
+	facets  int32 // how many rows after it are parts of the alert that it begins
 	channel string
 	code    ident
 	loinc   [2]*loincCode
@@ -37,6 +39,8 @@ type row struct {
 	findings [4]string // event codes, for who reads the Bundle
 	notes    [2]int32  // first and end of its NTE in Converter.notes
 
+	alarmPriority, alarmType string // by the dialect
+
 	gone   bool  // written elsewhere, or superseded
 	panel  int32 // the panel that it is part of, -1 none
 	isWave bool
@@ -58,7 +62,7 @@ type ident struct {
 // readRow reads an OBX.
 func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	g := &c.groups[groupIndex]
-	r := row{segment: s, patient: patient, panel: -1, metric: -1, as: measurement}
+	r := row{segment: s, patient: patient, panel: -1, metric: -1, group: groupIndex, as: measurement}
 	r.channel = c.text(s.Field(4))
 	for i := range c.d.rows {
 		if rule := &c.d.rows[i]; rule.cond.holds(rule.cond.at.in(s).Raw()) {
@@ -93,6 +97,9 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	c.readStatus(&r)
 	c.readLimits(&r)
 	c.judge(&r)
+	if r.as == alarm {
+		c.judgeAlarm(&r)
+	}
 	c.rows = append(c.rows, r)
 }
 

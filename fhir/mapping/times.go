@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vitalgate/vitalgate/fhir"
 	"github.com/vitalgate/vitalgate/hl7"
 )
 
@@ -195,6 +196,7 @@ type group struct {
 	start  stamp
 	end    stamp
 	device int32 // last equipment that a row of it named, -1 none
+	alert  fhir.Identifier
 }
 
 // readGroup reads an OBR. IHE DEV TF Vol. 2 §B.7: OBR-7 and OBR-8 bound the time of its observations; some Philips
@@ -202,6 +204,9 @@ type group struct {
 func (c *Converter) readGroup(s hl7.Segment) int32 {
 	g := group{device: -1}
 	if s.Name() != "" {
+		if c.kind == KindAlarm {
+			g.alert = c.alertInstance(s)
+		}
 		g.start, g.has = c.observed(s, 7)
 		if !g.has {
 			g.start, g.has = c.observed(s, 14)

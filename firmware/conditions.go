@@ -41,6 +41,9 @@ func judge(b *health.Board, r status.Report) {
 		} else {
 			b.Clear("monitor-away", name)
 		}
+		if m.Line.State != adapters.StateFailed {
+			b.Clear("monitor-line", name)
+		}
 		if m.Line.State == adapters.StateConnected && !m.Line.LastFrame.IsZero() && r.Now.Sub(m.Line.LastFrame) > silence {
 			b.Set(health.Condition{Code: "monitor-silent", About: name, Severity: health.Warning, Sentence: fmt.Sprintf("The monitor is connected but has sent nothing for more than %v.", silence),
 				Remedy: "Check the monitor's export settings (interval, destination)."})

@@ -333,8 +333,8 @@ func (c *Config) check() error {
 		if m.AssociationAge < Duration(time.Minute) || m.AssociationAge > Duration(31*24*time.Hour) {
 			bad(key("association_age"), "is %v, must be 1m to 744h", m.AssociationAge)
 		}
-		if m.MaxMessage < 1<<10 || m.MaxMessage > 4<<20 {
-			bad(key("max_message"), "is %d bytes, must be 1KiB to 4MiB", m.MaxMessage)
+		if m.MaxMessage < 1<<10 || m.MaxMessage > 1<<20 {
+			bad(key("max_message"), "is %d bytes, must be 1KiB to 1MiB", m.MaxMessage)
 		}
 		if m.MaxConnections < 1 || m.MaxConnections > 1000 {
 			bad(key("max_connections"), "is %d, must be 1 to 1000", m.MaxConnections)

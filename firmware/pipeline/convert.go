@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,6 +26,8 @@ type reading struct {
 	identified bool // the message tells itself from others: the same bytes again are the same message sent again
 	verdict    verdict
 	answers    [][]byte // what to reply once the reading is on disk
+	size       int64    // bytes of the message, and of its Bundle: their part of the pipeline's room
+	bundle     int64
 	counters   *Counters
 }
 
@@ -60,12 +63,17 @@ func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Fram
 	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect), patients: newPatients(m)}
 	for f := range frames {
 		n.Messages.Add(1)
-		r := c.convert(f, n)
+		r := c.safely(f, n)
 		if r == nil {
 			continue
 		}
 		r.counters = n
-		out <- r // the keeper outlives us, so this ends
+		r.size = min(int64(len(f.Data)), roomBytes/2)
+		r.bundle = min(int64(len(r.Content.Bundle)), roomBytes/2)
+		if err := p.room.Acquire(context.Background(), r.size+r.bundle); err != nil { // the keeper outlives us, so this ends
+			return err
+		}
+		out <- r
 	}
 	return nil
 }
@@ -76,6 +84,21 @@ type converter struct {
 	patients  *patients
 	message   hl7.Message
 	sequence  uint64
+}
+
+// safely converts. A fault of ours in reading or answering a message costs this message its Bundle and its answer, not the box
+// its life.
+func (c *converter) safely(f *adapters.Frame, n *Counters) (r *reading) {
+	defer func() {
+		if e := recover(); e != nil {
+			c.patients.end(f)
+			n.Raw.Add(1)
+			r = &reading{frame: f, dialect: c.monitor.Dialect, verdict: odd}
+			r.Kind, r.Arrived = record.KindRaw, f.Arrived
+			r.Content = record.Content{Monitor: f.Monitor, Via: f.Via, Notes: f.Notes, Raw: f.Data, Reason: fmt.Sprintf("the message could not be read (%T)", e)}
+		}
+	}()
+	return c.convert(f, n)
 }
 
 // convert never fails: a frame that cannot be read or mapped becomes a raw reading with the reason. A keep-alive becomes none
@@ -93,6 +116,7 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 		r.verdict, r.Content.Reason = odd, err.Error()
 		return r
 	}
+	r.identified = true // the same bytes that cannot be read say nothing new
 	if err := c.message.Reset(f.Data, hl7.DefaultLimits); err != nil {
 		// What does not begin with a message may be the rest of one that was answered: nothing to answer.
 		if r.dialect.Ack != "none" && !slices.Contains(f.Notes, adapters.NoteNoHeader) {
@@ -100,6 +124,7 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 		}
 		return raw(err)
 	}
+	r.identified = identified(&c.message, f.Arrived, c.monitor.Context.Zone)
 	if adapters.Partial(f.Notes) {
 		err := &hl7.Error{Code: hl7.CodeSegmentSequence, What: "the message did not arrive whole (" + strings.Join(f.Notes, ", ") + ")", Remedy: "send it again; check the line"}
 		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), err)
@@ -124,20 +149,26 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 	n.Events.Add(uint64(len(res.Events)))
 	r.Kind, r.Patient, r.Observed = record.Kind(res.Kind), res.Patient, res.Observed
 	r.Content.Bundle = bytes.Clone(res.Bundle)
-	r.identified = identified(&c.message)
 	r.answers = answers(&c.message, r.dialect, kept, f.Arrived, c.id(f.Arrived))
 	return r
 }
 
-// identified says whether the message carries a time of its own (MSH-7 or OBR-7). A Mindray 204, which has none, says
-// something new each time, even if it says the same.
-func identified(m *hl7.Message) bool {
-	if !m.Header().Field(7).Empty() {
-		return true
+// identified says whether the message carries a time of its own that can be believed: to the second, and within a day of the
+// arrival (MSH-7, else OBR-7). The same bytes again are then the same message. A Mindray 204, which has no time, says something
+// new each time, even if it says the same; so does a monitor whose clock is dead.
+func identified(m *hl7.Message, arrived time.Time, zone *time.Location) bool {
+	at := m.Header().Field(7)
+	if at.Empty() {
+		if obr, ok := m.First("OBR"); ok {
+			at = obr.Field(7)
+		}
 	}
-	obr, ok := m.First("OBR")
-	return ok && !obr.Field(7).Empty()
+	t, err := at.Time(zone)
+	return err == nil && t.Precision >= hl7.Second && t.Sub(arrived).Abs() < maxSkew
 }
+
+// maxSkew is how far a monitor's clock may be off, an unknown time zone included.
+const maxSkew = 24 * time.Hour
 
 // mapped converts the parsed message; a fault in the mapping costs this message its Bundle, not the box its life.
 func (c *converter) mapped(at mapping.Context) (res mapping.Result, err error) {

@@ -8,12 +8,15 @@ import (
 	"github.com/vitalgate/vitalgate/firmware/health"
 	"github.com/vitalgate/vitalgate/hl7"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/tpm"
 )
 
 // keep seals readings and gives them to the spool, in one order for the whole box: the order of the log. The monitor's
 // acknowledgement leaves when the spool says that the reading is on disk.
 func (p *Pipeline) keep(known *resent, in <-chan *reading) {
-	begun := p.begin() == nil
+	boot := p.booted
+	p.bootDue.Store(true)
+	p.begin(boot) // if the disk refuses it, the next reading brings it again
 	sweep := time.NewTicker(30 * time.Second)
 	defer sweep.Stop()
 	for {
@@ -23,36 +26,42 @@ func (p *Pipeline) keep(known *resent, in <-chan *reading) {
 				p.Sealer.End()
 				return
 			}
-			err := error(nil)
-			if !begun {
-				err = p.begin()
-				begun = err == nil
-			}
-			if begun {
+			err := p.begin(boot)
+			if err == nil {
 				err = p.keepOne(known, r)
 			}
+			p.room.Release(r.bundle)
 			if err != nil {
 				p.refuse(r, err)
 			}
-		case <-p.resets:
-			begun = p.begin() == nil
+		case boot = <-p.resets:
+			p.bootDue.Store(true)
+			p.begin(boot)
 		case <-sweep.C: // keys end in time though no reading comes
 			p.Sealer.Expire()
 		}
 	}
 }
 
-// begin puts a boot leaf in front of the records to come.
-func (p *Pipeline) begin() error {
-	boot, last := p.Signer.Boot(), p.Spool.LastCheckpoint()
+// begin puts a boot leaf in front of the records to come, if one is due.
+func (p *Pipeline) begin(boot tpm.Boot) error {
+	if !p.bootDue.Swap(false) {
+		return nil
+	}
+	last := p.Spool.LastCheckpoint()
 	leaf, err := p.Sealer.Boot(p.Spool.Next(), record.Boot{
 		Resets: boot.Resets, Restarts: boot.Restarts, Counter: boot.Counter, Protection: p.Protection, Software: p.Software,
 		LastSize: last.Size, LastRoot: last.Root,
 	})
 	if err == nil {
-		err = p.Spool.Append([]record.Leaf{leaf}, func(error) {})
+		err = p.Spool.Append([]record.Leaf{leaf}, func(err error) {
+			if err != nil {
+				p.bootDue.Store(true)
+			}
+		})
 	}
 	if err != nil {
+		p.bootDue.Store(true)
 		return fmt.Errorf("cannot begin the log: %w", err)
 	}
 	return nil
@@ -60,14 +69,14 @@ func (p *Pipeline) begin() error {
 
 func (p *Pipeline) keepOne(known *resent, r *reading) error {
 	if r.identified {
-		d, again, err := known.digest(r.frame.Monitor, r.frame.Data)
+		d, again, err := known.digest(r.frame.Monitor, r.Patient, r.frame.Data)
 		if err != nil {
 			return err
 		}
-		if again { // answered when its first coming is on disk
-			return p.append(r, nil)
-		}
 		r.Digest = d
+		if again {
+			return p.appendAgain(known, r)
+		}
 	}
 	leaves, err := p.Sealer.Seal(p.Spool.Next(), r.Reading)
 	if errors.Is(err, record.ErrTooLarge) && r.Content.Bundle != nil { // the message itself matters more than its Bundle
@@ -77,32 +86,53 @@ func (p *Pipeline) keepOne(known *resent, r *reading) error {
 	if err != nil {
 		return err
 	}
-	if err := p.append(r, leaves); err != nil {
-		return err
-	}
+	return p.append(known, r, leaves)
+}
+
+// append gives the leaves of a reading to the spool, and answers the monitor when they are on disk. The message is known from
+// now on, unless the disk refuses it.
+func (p *Pipeline) append(known *resent, r *reading, leaves []record.Leaf) error {
 	if r.identified {
 		known.add(r.Digest)
 	}
-	return nil
-}
-
-// append gives the leaves of a reading to the spool, and answers the monitor when they are on disk. A reading without leaves
-// has been kept before.
-func (p *Pipeline) append(r *reading, leaves []record.Leaf) error {
-	return p.Spool.Append(leaves, func(err error) {
+	r.Content.Bundle = nil // sealed; only the frame is needed to answer
+	err := p.Spool.Append(leaves, func(err error) {
 		if err != nil {
+			known.forget(r.Digest)
 			p.refuse(r, err)
 			return
 		}
 		if p.Health.Clear("spool-refuses", "") {
 			p.Log.Info("readings are kept again")
 		}
-		p.Health.Clear("monitor-line", r.frame.Monitor)
-		if len(leaves) == 0 {
-			r.counters.Repeated.Add(1)
-		}
-		r.frame.Reply(r.answers...)
+		p.answer(r, r.answers)
 	})
+	if err != nil {
+		known.forget(r.Digest)
+	}
+	return err
+}
+
+// appendAgain answers a message that was sent again when its first coming is on disk. Callbacks come in order, so by then it is
+// known whether it got there.
+func (p *Pipeline) appendAgain(known *resent, r *reading) error {
+	return p.Spool.Append(nil, func(err error) {
+		if err == nil && !known.has(r.Digest) {
+			err = errors.New("the message sent before did not come to disk")
+		}
+		if err != nil {
+			p.refuse(r, err)
+			return
+		}
+		r.counters.Repeated.Add(1)
+		p.answer(r, r.answers)
+	})
+}
+
+// answer is the end of a reading.
+func (p *Pipeline) answer(r *reading, acks [][]byte) {
+	p.room.Release(r.size)
+	r.frame.Reply(acks...)
 }
 
 // refuse tells the monitor that its message is not kept, so that it sends it again.
@@ -112,15 +142,19 @@ func (p *Pipeline) refuse(r *reading, err error) {
 		Remedy: "Check the network (records leave the box when a leaf node takes them) and the box's disk."}) {
 		p.Log.Error("cannot keep a reading", "monitor", r.frame.Monitor, "error", err)
 	}
+	p.answer(r, refusal(r))
+}
+
+// refusal is what to answer to a reading that is not kept.
+func refusal(r *reading) [][]byte {
 	var m hl7.Message
 	e := &hl7.Error{Code: hl7.CodeInternal, What: "the message could not be stored", Remedy: "send it again"}
 	now := time.Now()
 	switch {
-	case r.dialect.Ack == "none":
-		r.frame.Reply()
+	case r.dialect.Ack == "none" || len(r.answers) == 0 && r.verdict != kept:
+		return nil
 	case m.Reset(r.frame.Data, hl7.DefaultLimits) != nil:
-		r.frame.Reply(hl7.AppendNak(nil, hl7.AE, now, "R", e))
-	default:
-		r.frame.Reply(answers(&m, r.dialect, refused, now, "R", e)...)
+		return [][]byte{hl7.AppendNak(nil, hl7.AE, now, "R", e)}
 	}
+	return answers(&m, r.dialect, refused, now, "R", e)
 }

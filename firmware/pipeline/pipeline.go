@@ -11,9 +11,11 @@ import (
 	"crypto"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/vitalgate/vitalgate/adapters"
 	"github.com/vitalgate/vitalgate/fhir/mapping"
@@ -61,15 +63,20 @@ type Pipeline struct {
 	Config
 	counters []*Counters
 	booted   tpm.Boot      // as of the last signature
-	resets   chan struct{} // the chip was reset under us: a boot leaf is due
+	resets   chan tpm.Boot // the chip was reset under us: a boot leaf is due
+	bootDue  atomic.Bool
+	room     *semaphore.Weighted // bytes of messages and Bundles under way
 }
+
+// roomBytes bounds what is held in memory of messages between the adapters and the disk. Beyond it monitors are read no further.
+const roomBytes = 64 << 20
 
 // New makes a pipeline; Run starts it.
 func New(c Config) *Pipeline {
 	if c.RetryAfter == 0 {
 		c.RetryAfter = time.Second
 	}
-	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan struct{}, 1)}
+	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan tpm.Boot, 1), room: semaphore.NewWeighted(roomBytes)}
 	for range c.Monitors {
 		p.counters = append(p.counters, &Counters{})
 	}
@@ -79,9 +86,14 @@ func New(c Config) *Pipeline {
 // Run reads the monitors until ctx ends. Then it stops reading, keeps and answers what has been read, signs it, and
 // returns nil. Any other end is an error.
 func (p *Pipeline) Run(ctx context.Context) error {
-	known, err := openResent(p.Dir, p.Spool.Latest)
+	known, damage, err := openResent(p.Dir, p.Spool.Latest)
 	if err != nil {
 		return err
+	}
+	if damage != nil {
+		p.Health.Set(health.Condition{Code: "log-unreadable", Severity: health.Critical, Sentence: "A part of the box's log cannot be read: " + damage.Error() + ". New readings are kept.",
+			Remedy: "Run vitalgate fsck on the data folder and have the box's storage replaced; peers hold what was published."})
+		p.Log.Error("cannot read a part of the log", "error", damage)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -99,9 +111,11 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	// The keeper and the committer outlive the adapters, so that what was read is kept.
 	kctx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopKeeping()
-	var right errgroup.Group
-	right.Go(func() error { defer stop(); return p.Spool.Run(kctx) }) // a disk that fails ends the line
-	right.Go(func() error { defer stop(); return p.sign(kctx) })
+	sctx, stopSigning := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSigning()
+	var committer, signer errgroup.Group
+	committer.Go(func() error { defer stop(); return p.Spool.Run(kctx) }) // a disk that fails ends the line
+	signer.Go(func() error { defer stop(); return p.sign(sctx) })
 	kept := make(chan struct{})
 	go func() { defer close(kept); p.keep(known, readings) }()
 
@@ -109,7 +123,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	close(readings)
 	<-kept
 	stopKeeping()
-	return errors.Join(err, right.Wait())
+	err = errors.Join(err, committer.Wait()) // first everything is on disk, then it is signed
+	stopSigning()
+	return errors.Join(err, signer.Wait())
 }
 
 // listen keeps one adapter running. An adapter that gives up is a condition, not the end of the other monitors.

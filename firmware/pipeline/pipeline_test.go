@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -245,9 +247,16 @@ func (b *box) records(t testing.TB) (all []kept) {
 	}
 }
 
+// today is the day of the messages: a monitor whose clock is far off is not believed.
+var today = time.Now().UTC().Truncate(time.Minute)
+
 func heartRate(controlID string, second, value int) string {
-	return fmt.Sprintf("MSH|^~\\&|SIM||||202601010000%02d+0000||ORU^R01^ORU_R01|%s|P|2.6\rPID|||secret-4711^^^Hospital^PI||Mustermann^Erika^^^^^L\rOBR|1|||69952^MDC_DEV_MON_PT_PHYSIO_MULTI_PARAM^MDC|||202601010000%02d+0000\r"+
-		"OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|%d|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R\r", second, controlID, second, value)
+	return heartRateAt(today.Add(time.Duration(second)*time.Second).Format("20060102150405")+"+0000", controlID, value)
+}
+
+func heartRateAt(at, controlID string, value int) string {
+	return fmt.Sprintf("MSH|^~\\&|SIM||||%s||ORU^R01^ORU_R01|%s|P|2.6\rPID|||secret-4711^^^Hospital^PI||Mustermann^Erika^^^^^L\rOBR|1|||69952^MDC_DEV_MON_PT_PHYSIO_MULTI_PARAM^MDC|||%s\r"+
+		"OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|%d|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R\r", at, controlID, at, value)
 }
 
 func TestAReadingIsAnsweredKeptAndSigned(t *testing.T) {
@@ -333,6 +342,109 @@ func TestAMessageSentAgainIsAnsweredButKeptOnce(t *testing.T) {
 	}
 	if n := again.pipeline.Counters(0); n.Repeated != 1 {
 		t.Errorf("another message counts as sent again: %+v", n)
+	}
+}
+
+// TestRefusedThenAnsweredIsKept: a message that the disk refused and that is sent again is answered AA only when it is there.
+func TestRefusedThenAnsweredIsKept(t *testing.T) {
+	dir := t.TempDir()
+	b := start(t, dir, "ihe-pcd01", 1<<30)
+	full := filepath.Join(dir, "next.tmp") // a segment cannot be begun, as on a full disk
+	if err := os.Mkdir(full, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused := ""
+	for i := range 5000 {
+		m := heartRate(fmt.Sprint("F", i), i%60, 40+i%100)
+		if a := wait(t, b.send(t, m)); strings.Contains(a, "MSA|AE|") {
+			refused = m
+			break
+		}
+	}
+	if refused == "" {
+		t.Fatal("the disk refuses nothing")
+	}
+	for range 3 {
+		if a := wait(t, b.send(t, refused)); !strings.Contains(a, "MSA|AE|") {
+			t.Fatalf("sent again while the disk refuses: %q", a)
+		}
+	}
+	if b.health.Ready() {
+		t.Error("the box calls itself ready while it keeps nothing")
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if a := wait(t, b.send(t, refused)); !strings.Contains(a, "MSA|AA|") {
+			t.Fatalf("sent again when there is room: %q", a)
+		}
+	}
+	n := 0
+	all, _ := b.contents(t)
+	for _, c := range all {
+		if string(c.Raw) == refused {
+			n++
+		}
+	}
+	if n != 1 || !b.health.Ready() {
+		t.Errorf("kept %d times, conditions %+v", n, b.health.Conditions())
+	}
+}
+
+func TestADamagedOldSegmentStopsNoReading(t *testing.T) {
+	dir := t.TempDir()
+	b := start(t, dir, "ihe-pcd01", 1<<30)
+	for i := range 400 {
+		wait(t, b.send(t, heartRate(fmt.Sprint("F", i), i%60, 40+i%100)))
+	}
+	b.contents(t)
+	b.stop()
+	segments, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil || len(segments) < 2 {
+		t.Fatal(segments, err)
+	}
+	bytes, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes[len(bytes)/2] ^= 1
+	if err := os.WriteFile(segments[0], bytes, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, dir, "ihe-pcd01", 1<<30)
+	if a := wait(t, again.send(t, heartRate("A1", 1, 72))); !strings.Contains(a, "MSA|AA|") {
+		t.Fatalf("answer %q", a)
+	}
+	if c := again.health.Conditions(); len(c) != 1 || c[0].Code != "log-unreadable" {
+		t.Errorf("conditions %+v", c)
+	}
+}
+
+func TestAMonitorWithADeadClockLosesNothing(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	for _, at := range []string{"20000101000000", today.Format("20060102")} {
+		for range 3 {
+			wait(t, b.send(t, heartRateAt(at, "1", 72)))
+		}
+	}
+	if all, _ := b.contents(t); len(all) != 6 {
+		t.Errorf("%d of 6 readings are kept", len(all))
+	}
+}
+
+func TestWhatCannotBeUsedIsKeptOnce(t *testing.T) {
+	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	for range 5 {
+		if a := wait(t, b.send(t, heartRate("A1", 1, 72)[:120], adapters.NoteIncomplete)); !strings.Contains(a, "MSA|AE|A1") {
+			t.Errorf("answer %q", a)
+		}
+		if a := wait(t, b.send(t, "this is not HL7")); !strings.Contains(a, "MSA|AR|") {
+			t.Errorf("answer %q", a)
+		}
+	}
+	if all, _ := b.contents(t); len(all) != 2 {
+		t.Errorf("2 messages, each sent 5 times, are kept as %d", len(all))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vitalgate/vitalgate/record"
@@ -21,9 +22,11 @@ import (
 type resent struct {
 	path string
 	keys [2]digestKey // the one in use, and the one before
+	now  func() time.Time
+
+	mu   sync.Mutex // below: used by the keeper and, when the disk has spoken, by the committer
 	seen map[record.Digest]struct{}
 	line []record.Digest // in order of arrival, for forgetting
-	now  func() time.Time
 }
 
 type digestKey struct {
@@ -36,13 +39,13 @@ const (
 	maxSeen      = 1 << 16 // digests remembered
 )
 
-// openResent reads the keys in dir and the digests of the latest leaves. What cannot be read is made anew: the worst that
-// follows is that a message sent again is kept twice.
-func openResent(dir string, latest func(uint64, func(record.Leaf)) error) (*resent, error) {
-	r := &resent{path: filepath.Join(dir, "resent.keys"), seen: map[record.Digest]struct{}{}, now: time.Now}
+// openResent reads the keys in dir and the digests of the latest leaves. Leaves that cannot be read are reported as damage and
+// left out: the worst that follows is that a message sent again is kept twice.
+func openResent(dir string, latest func(uint64, func(record.Leaf)) error) (r *resent, damage, err error) {
+	r = &resent{path: filepath.Join(dir, "resent.keys"), seen: map[record.Digest]struct{}{}, now: time.Now}
 	text, err := os.ReadFile(r.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot read the keys for messages sent again: %w", err)
+		return nil, nil, fmt.Errorf("cannot read the keys for messages sent again: %w", err)
 	}
 	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
 		at, secret, _ := strings.Cut(line, " ")
@@ -55,13 +58,14 @@ func openResent(dir string, latest func(uint64, func(record.Leaf)) error) (*rese
 		copy(r.keys[i].secret[:], b)
 	}
 	if err := r.rotate(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return r, latest(maxSeen/2, func(l record.Leaf) {
+	damage = latest(maxSeen/2, func(l record.Leaf) {
 		if h, _, err := record.ParseLeaf(l); err == nil && h.Digest != (record.Digest{}) {
 			r.add(h.Digest)
 		}
 	})
+	return r, damage, nil
 }
 
 // rotate takes a new key when the one in use is old; the one before the last is overwritten.
@@ -103,25 +107,40 @@ func writeFile(path, text string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// digest of a message under the key in use, and whether the message has been here before.
-func (r *resent) digest(monitor string, message []byte) (d record.Digest, known bool, err error) {
+// digest of a message of a monitor about a patient under the key in use, and whether it has been here before.
+func (r *resent) digest(monitor, patient string, message []byte) (d record.Digest, known bool, err error) {
 	if err := r.rotate(); err != nil {
 		return d, false, err
 	}
 	for i := len(r.keys) - 1; i >= 0; i-- { // the key in use last: its digest is the one to keep
 		m := hmac.New(sha256.New, r.keys[i].secret[:])
-		m.Write([]byte(monitor))
-		m.Write([]byte{0})
+		m.Write([]byte(monitor + "\x00" + patient + "\x00"))
 		m.Write(message)
 		copy(d[:], m.Sum(nil))
-		if _, ok := r.seen[d]; ok {
+		if r.has(d) {
 			return d, true, nil
 		}
 	}
 	return d, false, nil
 }
 
+func (r *resent) has(d record.Digest) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.seen[d]
+	return ok
+}
+
+// forget takes back an add: the message did not come to disk.
+func (r *resent) forget(d record.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.seen, d)
+}
+
 func (r *resent) add(d record.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if len(r.line) >= maxSeen {
 		half := len(r.line) / 2
 		for _, old := range r.line[:half] {

@@ -19,7 +19,8 @@ func (p *Pipeline) sign(ctx context.Context) error {
 		tree, err := p.Spool.WaitUnsigned(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
-				return p.signLast()
+				p.signLast()
+				return nil
 			}
 			return err
 		}
@@ -71,9 +72,10 @@ func (p *Pipeline) signTree(tree record.Tree) error {
 	if boot != p.booted {
 		p.booted = boot
 		select {
-		case p.resets <- struct{}{}:
-		default: // one boot leaf is due already
+		case <-p.resets: // not taken yet: this one is newer
+		default:
 		}
+		p.resets <- boot
 	}
 	c := record.Checkpoint{
 		Origin: p.Box.Origin(), Size: tree.Size(), Root: tree.Root(),
@@ -89,11 +91,13 @@ func (p *Pipeline) signTree(tree record.Tree) error {
 	return nil
 }
 
-// signLast signs what was kept while the line was stopping, so that it can be published at the next start at once.
-func (p *Pipeline) signLast() error {
-	tree, ok := p.Spool.Unsigned()
-	if !ok {
-		return nil
+// signLast signs what was kept while the line was stopping, so that it can be published before the box stops. What it cannot
+// sign is signed at the next start.
+func (p *Pipeline) signLast() {
+	for tree, ok := p.Spool.Unsigned(); ok; tree, ok = p.Spool.Unsigned() {
+		if err := p.signTree(tree); err != nil {
+			p.Log.Warn("cannot sign the last readings; they are signed at the next start", "error", err)
+			return
+		}
 	}
-	return p.signTree(tree)
 }

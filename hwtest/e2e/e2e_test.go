@@ -138,9 +138,12 @@ func (s *sender) connection(ctx context.Context, first int) {
 	<-broken
 }
 
+// begun is when the first message was measured.
+var begun = time.Now().UTC()
+
 // message is number n: the same bytes each time, with a time of its own.
 func (s *sender) message(n int) []byte {
-	at := time.Date(2026, 3, 1, 0, 0, n, 0, time.UTC).Format("20060102150405")
+	at := begun.Add(time.Duration(n) * time.Second).Format("20060102150405")
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "\x0bMSH|^~\\&|SIM^00A0370027000143^EUI-64|E2E|||%s+0000||ORU^R01^ORU_R01|E2E-%06d|P|2.6\r", at, n)
 	fmt.Fprintf(&b, "PID|||%s^^^Hospital^PI||Test^%s^^^^^L\rPV1||I|ICU^^%s\r", s.bed, s.bed, s.bed)

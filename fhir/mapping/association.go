@@ -19,7 +19,8 @@ import (
 //   - A message that the dialect names begins an association with the one patient of its PID, and so ends the one before it. If
 //     it names nobody or more than one, the patient is unknown from then on; the bed of its PV1 holds.
 //   - Another message with a PID ends the association unless it names the same patient.
-//   - A message that names neither a patient (PID) nor a place (PV1) is about the patient and bed in force. A keep-alive is not.
+//   - A message of the same sender (MSH-3, MSH-4) that names neither a patient (PID) nor a place (PV1) is about the patient and bed
+//     in force. A keep-alive is not. A gateway may put several monitors on one line, or the monitor on a line be exchanged.
 //
 // The caller ends it, by a nil in the next Context, when the line ends or when bytes of the line were lost.
 type Association struct {
@@ -75,8 +76,8 @@ func (d *Dialect) readLineRules(all []lineRuleFile) (err error) {
 	return nil
 }
 
-// Associates says whether messages of this dialect may name the patient of the messages after them.
-func (d *Dialect) Associates() bool { return len(d.lineRules) > 0 }
+// associates says whether messages of this dialect may name the patient of the messages after them.
+func (d *Dialect) associates() bool { return len(d.lineRules) > 0 }
 
 func (d *Dialect) saysOf(m *hl7.Message, typ, trigger string) says {
 	for i := range d.lineRules {
@@ -100,7 +101,7 @@ const maxAssociation = 16 << 10
 func (c *Converter) inherit() int32 {
 	c.inherits = false
 	a := c.at.Association
-	if a == nil || !c.d.Associates() || c.says != nothing || c.kind == kindKeepAlive {
+	if a == nil || !c.d.associates() || c.says != nothing || c.kind == kindKeepAlive || !a.from(c.m.Header()) {
 		return -1
 	}
 	if _, named := c.m.First("PID"); named {
@@ -117,6 +118,12 @@ func (c *Converter) inherit() int32 {
 		return c.readPatient(s)
 	}
 	return -1
+}
+
+// from says whether the sender of a header is the one that made the association.
+func (a *Association) from(header hl7.Segment) bool {
+	was := a.message.Header()
+	return bytes.Equal(was.Field(3).Raw(), header.Field(3).Raw()) && bytes.Equal(was.Field(4).Raw(), header.Field(4).Raw())
 }
 
 // unnumbered gives the id and the association key of a patient without a number. Nobody can say that he is the same as another
@@ -149,7 +156,7 @@ func (a *Association) speaksOf(pid hl7.Segment) bool {
 // associate gives the association in force after the message.
 func (c *Converter) associate() *Association {
 	was := c.at.Association
-	if !c.d.Associates() {
+	if !c.d.associates() {
 		return nil
 	}
 	pid, named := c.m.First("PID")

@@ -71,6 +71,8 @@ func TestAssociation(t *testing.T) {
 		{"keep-alive", "mindray-pds", []string{pdsPatientA, pdsAlive, pdsVitals}, []string{"MUSTER", "", "MUSTER"}},
 		{"a dialect without associations", "ihe-pcd01", []string{pdsPatientA, pdsVitals}, []string{"MUSTER", "unknown"}},
 		{"bed confirmed", "comen", []string{comen + "ADT^A08|1|P|2.6\nPID|||4711||MUSTER\nPV1||I|^^&24|0\n", comen + "ORU^R01|2|P|2.6\nOBX||NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F\n"}, []string{"MUSTER", "MUSTER"}},
+		{"a patient and nobody", "mindray-pds", []string{pdsHead + "103|P|2.3.1|\nPID|||4711||MUSTER\nPID|||||\n", pdsVitals}, []string{"MUSTER", "unknown"}},
+		{"another monitor on the line", "comen", []string{comen + "ADT^A08|1|P|2.6\nPID|||4711||MUSTER\n", strings.Replace(comen, "KC575235977G", "KC575235978G", 1) + "ORU^R01|3|P|2.6\nOBX||NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F\n"}, []string{"MUSTER", "unknown"}},
 		{"discharged", "comen", []string{comen + "ADT^A08|1|P|2.6\nPID|||4711||MUSTER\n", comen + "ADT^A03|2|P|2.6\nPID|||4711||MUSTER\n", comen + "ORU^R01|3|P|2.6\nOBX||NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F\n"}, []string{"MUSTER", "MUSTER", "unknown"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

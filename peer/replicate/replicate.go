@@ -249,11 +249,11 @@ func (r *Replicator) pullAll(ctx context.Context, b *store.Box, peer string) err
 		if !more {
 			return nil
 		}
-		before := b.Next()
+		before := b.Lacks()
 		if err := r.pull(ctx, b, peer, before); err != nil {
 			return err
 		}
-		if b.Next() == before {
+		if b.Lacks() == before {
 			return errors.New("the peer sent nothing that continues the log")
 		}
 	}

@@ -154,6 +154,17 @@ func (b *Box) Next() uint64 {
 	return b.tree.Size()
 }
 
+// Lacks is the index of the first record that is not safe here and not on its way, which is where to ask another peer to go
+// on. It is below Next where records are in the log whose checkpoint is not.
+func (b *Box) Lacks() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.pending) > 0 {
+		return b.tree.Size()
+	}
+	return b.log.Signed()
+}
+
 // Pending is how many verified records wait for the rest of their checkpoint.
 func (b *Box) Pending() int {
 	b.mu.Lock()
@@ -183,7 +194,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 	if b.err != nil {
 		return early, b.err
 	}
-	fresh := 0
+	fresh, completed := 0, false
 	for i, m := range messages {
 		p, refusal := record.ParsePublished(m.Data)
 		var v record.Verified
@@ -200,6 +211,13 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 		}
 		if p.Index < b.tree.Size() {
 			b.again(from, m, v)
+			if !b.lacksOnly(v.Checkpoint()) {
+				continue
+			}
+			if err = b.log.AppendCheckpoint(p.Checkpoint, v.Checkpoint()); err != nil {
+				break
+			}
+			completed = true
 			continue
 		}
 		if p.Index > b.tree.Size() {
@@ -234,7 +252,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			b.pending, b.bytes = nil, 0
 		}
 	}
-	if fresh == 0 && err == nil {
+	if fresh == 0 && !completed && err == nil {
 		return early, nil
 	}
 	if err == nil {
@@ -254,14 +272,19 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 }
 
 func (b *Box) append(sc record.SignedCheckpoint, c record.Checkpoint) error {
-	// What a killed process had written of this checkpoint without getting to its end is in the log already.
-	skip := b.log.Next() - b.pending[0].Header().Index
-	for _, v := range b.pending[skip:] {
+	for _, v := range b.pending { // they begin where the log ends
 		if err := b.log.Append(v.Leaf()); err != nil {
 			return err
 		}
 	}
 	return b.log.AppendCheckpoint(sc, c)
+}
+
+// lacksOnly says whether the log holds all that c signs but c itself: a power cut may keep the leaves of the last write and
+// tear the checkpoint behind them.
+func (b *Box) lacksOnly(c record.Checkpoint) bool {
+	_, last := b.log.LastCheckpoint()
+	return len(b.pending) == 0 && c.Size == b.tree.Size() && c.Size > last.Size && c.Root == b.tree.Root()
 }
 
 // fail ends what was begun since the last Sync. The disk may be full for a while; a failed sync is final.
@@ -288,6 +311,10 @@ func (b *Box) again(from string, m Message, v record.Verified) {
 	}
 	if mine != nil && !bytes.Equal(mine, v.Leaf()) {
 		b.fork(from, m, v, "the box has signed another record at this index")
+		return
+	}
+	if c := v.Checkpoint(); mine == nil && c.Size == b.tree.Size() && c.Root != b.tree.Root() {
+		b.refuse(from, indexed(m, index), ReasonFork, "the box has signed another log than the one whose last records wait here for their checkpoint")
 		return
 	}
 	b.count("known")

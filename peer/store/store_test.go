@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/registry"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
+	"github.com/vitalgate/vitalgate/record/logfile"
 )
 
 // newBox is a box that seals for a reader of its own.
@@ -201,6 +203,83 @@ func TestAnotherRecordAtAKnownIndexIsAFork(t *testing.T) {
 	}
 	if a.Size != c.Size || a.Root == c.Root {
 		t.Errorf("the evidence proves nothing: sizes %d and %d", a.Size, c.Size)
+	}
+}
+
+// A power cut kept the leaves of the last write and tore the checkpoint behind them. The records come again, from the stream
+// or from another peer, and can be read at once, without waiting for the box to sign something more.
+func TestRecordsWhoseCheckpointWasTornAreReadableWhenTheyComeAgain(t *testing.T) {
+	for _, again := range []int{3, 1} { // all of them, or no more than the last
+		dir, b := t.TempDir(), newBox(t, "f1/gw1")
+		all := b.Record(3)
+		log, err := logfile.Open(LogDir(filepath.Join(dir, "store"), b.ID), logfile.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range all {
+			if err := log.Append(p.Leaf); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(log.Sync(), log.Close()); err != nil {
+			t.Fatal(err)
+		}
+		s, box := open(t, dir, b)
+		if box.Size() != 0 || box.Lacks() != 0 || box.Next() != uint64(len(all)) {
+			t.Fatalf("after the power cut: size %d, lacks %d, next %d", box.Size(), box.Lacks(), box.Next())
+		}
+		grown := box.Grown()
+		add(t, box, messages(t, all[len(all)-again:]...)...)
+		if box.Size() != uint64(len(all)) || box.Lacks() != box.Size() {
+			t.Fatalf("%d of %d came again: size %d", again, len(all), box.Size())
+		}
+		select {
+		case <-grown:
+		default:
+			t.Error("who waits for growth is not woken")
+		}
+		add(t, box, messages(t, all...)...) // once more changes nothing
+		add(t, box, messages(t, b.Record(2)...)...)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, box = open(t, dir, b) // it is on the disk
+		for i, p := range b.Log {
+			if v, err := box.Get(uint64(i)); err != nil || !bytes.Equal(v.Leaf(), p.Leaf) {
+				t.Fatalf("record %d: %v", i, err)
+			}
+		}
+	}
+}
+
+// Leaves without a checkpoint are not made readable by a checkpoint of another history.
+func TestTornCheckpointIsNotReplacedByAnotherHistory(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	other := b.Fork(0)
+	all, theirs := b.Record(3), other.Record(3)
+	log, err := logfile.Open(LogDir(filepath.Join(dir, "store"), b.ID), logfile.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		if err := log.Append(p.Leaf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(log.Sync(), log.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, box := open(t, dir, b)
+	add(t, box, messages(t, theirs...)...)
+	if box.Size() != 0 {
+		t.Fatalf("%d records are signed by a checkpoint of another log", box.Size())
+	}
+	if files, _ := filepath.Glob(filepath.Join(dir, "quarantine", "f1", "gw1", "*.fork.json")); len(files) != len(theirs) {
+		t.Errorf("%d of the %d records of the other log are set aside", len(files), len(theirs))
+	}
+	add(t, box, messages(t, all...)...)
+	if box.Size() != uint64(len(all)) {
+		t.Errorf("size %d", box.Size())
 	}
 }
 

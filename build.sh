@@ -85,7 +85,7 @@ TXT
 }
 
 case "${1:-help}" in
-demo | test | build | bench | release | help) c=$1; shift || true; "cmd_$c" "$@" ;;
+demo | test | build | bench | release | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
 -h | --help) cmd_help ;;
 *) say "build.sh: unknown command '$1'"; cmd_help >&2; exit 2 ;;
 esac

@@ -4,6 +4,7 @@ package health
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -18,10 +19,22 @@ const (
 	Critical                 // readings are not taken, not kept or not trusted
 )
 
-func (s Severity) String() string { return [...]string{"note", "warning", "critical"}[s] }
+var severities = [...]string{"note", "warning", "critical"}
+
+func (s Severity) String() string { return severities[s] }
 
 // MarshalText gives the severity's name.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads the severity's name.
+func (s *Severity) UnmarshalText(b []byte) error {
+	i := slices.Index(severities[:], string(b))
+	if i < 0 {
+		return fmt.Errorf("%q is no severity", b)
+	}
+	*s = Severity(i)
+	return nil
+}
 
 // Condition is one thing that is not as it should be. It never holds patient data.
 type Condition struct {

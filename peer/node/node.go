@@ -21,6 +21,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -90,9 +91,10 @@ type Node struct {
 	ingest nkeys.KeyPair // of our own connections; they exist in this process only
 	peers  nkeys.KeyPair
 
-	mu     sync.Mutex            // guards reloads
-	known  map[record.BoxID]bool // accounts that the server has made
-	server *server.Server
+	mu       sync.Mutex            // guards reloads
+	known    map[record.BoxID]bool // accounts that the server has made
+	server   *server.Server
+	leafPins atomic.Pointer[map[string]bool] // certificates of ward peers that are let in now
 }
 
 // Start runs the server and returns once it takes connections.
@@ -251,22 +253,29 @@ func (n *Node) options(m Members) (*server.Options, error) {
 	}
 	o.NoSigs, o.DisableJetStreamBanner = true, true
 	o.DontListen = n.config.ListenBoxes == ""
+	clients, leaves := map[string]bool{}, map[string]bool{n.config.Pin: true}
+	for _, b := range m.Boxes {
+		clients[b.Pin] = true
+	}
+	for _, o := range m.Operators {
+		clients[o.Pin] = true
+	}
+	for _, p := range m.Peers {
+		leaves[p.Pin] = true
+	}
 	if o.TLSConfig != nil {
-		o.TLSConfig.VerifyConnection = pinned(m)
+		o.TLSConfig.VerifyConnection = pinned(clients)
+	}
+	if o.LeafNode.TLSConfig != nil {
+		n.leafPins.Store(&leaves)
+		o.LeafNode.TLSConfig.VerifyConnection = func(s tls.ConnectionState) error { return pinned(*n.leafPins.Load())(s) }
 	}
 	return o, nil
 }
 
-// pinned lets only the certificates of registered boxes and operators through the TLS handshake. The server's own pinned_certs would
-// cut our in-process connections, which have no certificate, at every change of the registry.
-func pinned(m Members) func(tls.ConnectionState) error {
-	pins := map[string]bool{}
-	for _, b := range m.Boxes {
-		pins[b.Pin] = true
-	}
-	for _, o := range m.Operators {
-		pins[o.Pin] = true
-	}
+// pinned lets only registered certificates through the TLS handshake. The server's own pinned_certs would cut our in-process
+// connections, which have no certificate, at every change of the registry, and cannot be changed for leaf nodes while it runs.
+func pinned(pins map[string]bool) func(tls.ConnectionState) error {
 	return func(s tls.ConnectionState) error {
 		if len(s.PeerCertificates) == 0 {
 			return errors.New("no client certificate")
@@ -308,7 +317,7 @@ lame_duck_grace_period: "1s"
 logtime: false`)
 	if c.ListenBoxes != "" {
 		t.raw("tls {")
-		t.tls(c, nil)
+		t.tls(c)
 		t.raw("verify: true\nhandshake_first: true\ntimeout: 3\n}")
 	}
 	t.raw("jetstream {")
@@ -324,11 +333,7 @@ logtime: false`)
 			}
 			t.line(`host: %s`, host)
 			t.raw("port: " + port + "\ntls {")
-			pins := []string{c.Pin}
-			for _, p := range m.Peers {
-				pins = append(pins, p.Pin)
-			}
-			t.tls(c, pins)
+			t.tls(c)
 			t.raw("verify: true\nhandshake_first: true\ntimeout: 3\n}")
 		}
 		if len(c.Hubs) > 0 {
@@ -337,7 +342,7 @@ logtime: false`)
 			t.line(`account: PEERS`)
 			t.line(`nkey: %s`, c.Seed)
 			t.raw("no_randomize: true\nignore_discovered_servers: true\ncompression: off\ndial_timeout: \"5s\"\nfirst_info_timeout: \"5s\"\ntls {")
-			t.tls(c, nil)
+			t.tls(c)
 			t.raw("handshake_first: true\ntimeout: 3\n}\n} ]")
 		}
 		t.raw("}")

@@ -29,14 +29,11 @@ func (t *text) list(key string, values []string) {
 	t.raw(key + ": [ " + strings.Join(quoted, ", ") + " ]")
 }
 
-func (t *text) tls(c *Config, pins []string) {
+func (t *text) tls(c *Config) {
 	t.line("cert_file: %s", c.Certificate)
 	t.line("key_file: %s", c.Key)
 	t.line("ca_file: %s", c.CA)
 	t.raw(`min_version: "1.3"`)
-	if len(pins) > 0 {
-		t.list("pinned_certs", pins)
-	}
 }
 
 func quote(s string) string {

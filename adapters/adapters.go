@@ -39,7 +39,8 @@ const (
 	NoteFramed       = "framed"            // unframed: MLLP bytes were there all the same
 	NoteHLLP         = "hllp-block"        // MLLP: looks like an HLLP block, so the configuration should say hllp
 	NoteNoChecksum   = "no-checksum"       // HLLP: the sender gave 999 for the checksum
-	NoteLineError    = "line-error"        // serial: the UART flagged a byte (parity, framing, break); it was replaced by 1A
+	NoteRefused      = "refused-before"    // HLLP: a block before this frame was damaged; it was refused, dropped and counted
+	NoteLineError    = "line-error"        // serial: a byte came damaged and was replaced by 1A, or bytes were lost in or before this message
 )
 
 // Partial says whether notes mean that a frame is not a whole, undamaged message.

@@ -63,6 +63,7 @@ const (
 	framed
 	hllpBlock
 	noChecksum
+	refused
 	lineError
 )
 
@@ -70,7 +71,7 @@ var noteNames = [...]string{
 	adapters.NoteJunk, adapters.NoteNulPadding, adapters.NoteDoubledStart, adapters.NoteDoubledEnd, adapters.NoteNoTrailingCR,
 	adapters.NoteNoEnd, adapters.NoteControlByte, adapters.NoteEmpty, adapters.NoteTooLong, adapters.NoteIncomplete,
 	adapters.NoteIdleEnded, adapters.NoteUnterminated, adapters.NoteNoHeader, adapters.NoteFramed, adapters.NoteHLLP,
-	adapters.NoteNoChecksum, adapters.NoteLineError,
+	adapters.NoteNoChecksum, adapters.NoteRefused, adapters.NoteLineError,
 }
 
 func (n note) names() []string {
@@ -105,6 +106,7 @@ type Decoder struct {
 	held    []byte // bytes since a 0B in a message, or since the start of a segment, not yet decided upon
 	data    []byte // the message so far
 	notes   note   // of the message so far, or of the one to come
+	lost    int    // so many messages may lack bytes, from the one that is being read on; -1: all, until further notice
 	dropped uint64
 	emit    func(Message)
 
@@ -189,6 +191,20 @@ func (d *Decoder) Damaged() {
 	}
 }
 
+// Lost notes that bytes were lost on the line without a trace in the stream: the message that is being read and the next one may
+// lack them, or be two that have grown together. more says that the place may still lie ahead: all messages are doubtful until
+// Lost is called without.
+func (d *Decoder) Lost(more bool) {
+	switch {
+	case more:
+		d.lost = -1
+	case d.Pending() && !d.over:
+		d.lost = 2
+	default:
+		d.lost = 1
+	}
+}
+
 // take adds p to the message, up to the limit.
 func (d *Decoder) take(p []byte) {
 	if d.over {
@@ -257,8 +273,19 @@ func (d *Decoder) deliver() {
 		if d.framing == adapters.MLLP && looksLikeHLLP(d.data) {
 			d.notes |= hllpBlock
 		}
-		d.emit(Message{Data: bytes.Clone(d.data), Notes: d.notes.names()})
+		d.give(d.data, 0)
 	}
 	d.data = d.data[:0]
+}
+
+// give emits data as a message. The notes are spent on it.
+func (d *Decoder) give(data []byte, nak byte) {
+	if d.lost != 0 {
+		d.notes |= lineError
+	}
+	if d.lost > 0 {
+		d.lost--
+	}
+	d.emit(Message{Data: bytes.Clone(data), Notes: d.notes.names(), Nak: nak})
 	d.notes = 0
 }

@@ -1,9 +1,5 @@
 package framing
 
-import (
-	"bytes"
-)
-
 // HLLP, the hybrid lower layer protocol for lines that do not correct errors (HL7 implementation support guide 2.x,
 // appendix C):
 //
@@ -42,14 +38,14 @@ func appendHLLP(dst []byte, t byte, data []byte) []byte {
 }
 
 // deliverHLLP checks the block in d.data. A damaged one is refused and not delivered: the sender has it still, and what
-// came of it may read like good values.
+// came of it may read like good values. The next message says so, for what was refused may have named another patient.
 func (d *Decoder) deliverHLLP() {
 	b := d.data
 	if d.notes&tooLong != 0 {
 		if n := len(b); n > hllpHead {
 			b = b[hllpHead:]
 		}
-		d.emit(Message{Data: bytes.Clone(b), Notes: d.notes.names(), Nak: NakTooLong})
+		d.give(b, NakTooLong)
 		return
 	}
 	reason, data, count, sum := byte(NakOther), b, 0, 0
@@ -76,11 +72,13 @@ func (d *Decoder) deliverHLLP() {
 	switch {
 	case reason != 0:
 		d.dropped += uint64(len(b))
-		d.emit(Message{Notes: d.notes.names(), Nak: reason})
+		d.emit(Message{Nak: reason})
+		d.notes = d.notes&junk | refused // for the next one
 	case b[0] == 'N':
 		d.emit(Message{Resend: true})
+		d.notes &= junk | refused // what was lost is still lost
 	default:
-		d.emit(Message{Data: bytes.Clone(data), Notes: d.notes.names()})
+		d.give(data, 0)
 	}
 }
 

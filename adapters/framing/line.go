@@ -60,6 +60,8 @@ type Line struct {
 	dec     *Decoder
 	found   []Message
 	last    time.Time // of the last byte
+	since   time.Time // silence counts from here: the last byte, or the end of our own waiting for room
+	paused  bool      // Pause has passed since then, and the decoder knows
 	begun   time.Time // of the message that is being read
 	dropped uint64    // as far as counted
 
@@ -92,7 +94,7 @@ func NewLine(cfg LineConfig) (*Line, error) {
 		return nil, err
 	}
 	l := &Line{
-		cfg: cfg, number: adapters.NewLine(), dec: dec, last: time.Now(),
+		cfg: cfg, number: adapters.NewLine(), dec: dec, last: time.Now(), since: time.Now(),
 		window: make(chan struct{}, adapters.Window),
 		done:   make(chan struct{}),
 		wake:   make(chan struct{}, 1),
@@ -105,6 +107,7 @@ func NewLine(cfg LineConfig) (*Line, error) {
 // monitor takes no answers any more.
 func (l *Line) Feed(ctx context.Context, p []byte) error {
 	l.last = time.Now()
+	l.since, l.paused = l.last, false
 	l.cfg.Count.Bytes.Add(uint64(len(p)))
 	pending := l.dec.Pending()
 	l.dec.Write(p, l.collect)
@@ -119,11 +122,12 @@ func (l *Line) Feed(ctx context.Context, p []byte) error {
 
 // Tick applies the rules for silence. The errors are those of Feed.
 func (l *Line) Tick(ctx context.Context) error {
-	silent := time.Since(l.last)
+	silent := time.Since(l.since)
 	switch {
 	case l.cfg.Cut > 0 && silent >= l.cfg.Cut:
 		l.dec.Cut(l.collect)
 	case silent >= l.cfg.Pause:
+		l.paused = true
 		l.dec.Silence(l.collect)
 	}
 	if err := l.deliver(ctx); err != nil {
@@ -143,6 +147,9 @@ func (l *Line) tooSlow(ctx context.Context) error {
 	return ErrSlow
 }
 
+// readable is the least time for which the next read is tried: what came while we did something else is no silence.
+const readable = 5 * time.Millisecond
+
 // Wake is when Tick should be called next if nothing is read until then; the zero time is never.
 func (l *Line) Wake() time.Time {
 	if !l.dec.Pending() {
@@ -150,22 +157,30 @@ func (l *Line) Wake() time.Time {
 	}
 	var wake time.Time
 	sooner := func(t time.Time) {
-		if t.After(time.Now()) && (wake.IsZero() || t.Before(wake)) {
+		if wake.IsZero() || t.Before(wake) {
 			wake = t
 		}
 	}
-	sooner(l.last.Add(l.cfg.Pause))
+	if !l.paused {
+		sooner(l.since.Add(l.cfg.Pause))
+	}
 	if l.cfg.Cut > 0 {
-		sooner(l.last.Add(l.cfg.Cut))
+		sooner(l.since.Add(l.cfg.Cut))
 	}
 	if l.cfg.Slow > 0 {
 		sooner(l.begun.Add(l.cfg.Slow))
+	}
+	if soon := time.Now().Add(readable); !wake.IsZero() && wake.Before(soon) {
+		return soon
 	}
 	return wake
 }
 
 // Damaged notes that the next byte that is fed was damaged on the line.
 func (l *Line) Damaged() { l.dec.Damaged() }
+
+// Lost notes that bytes were lost on the line (Decoder.Lost).
+func (l *Line) Lost(more bool) { l.dec.Lost(more) }
 
 // End delivers what there is of a message that will not be completed.
 func (l *Line) End(ctx context.Context) error {
@@ -250,6 +265,7 @@ func (l *Line) deliver(ctx context.Context) error {
 	}
 	if len(l.found) > 0 {
 		l.begun = time.Now() // time spent waiting for room is not the monitor's
+		l.since = l.begun
 	}
 	return nil
 }

@@ -126,3 +126,64 @@ func TestHLLPResendsAreBounded(t *testing.T) {
 		t.Fatalf("sent %q after the last resend", got)
 	}
 }
+
+// A whole message that came while the box had no room is delivered once there is room: the monitor may say nothing more before
+// it is answered. And the time without room is not taken for the monitor's silence.
+func TestHeldBackUnframed(t *testing.T) {
+	const pause = 20 * time.Millisecond
+	room := make(chan *adapters.Frame)
+	l, _ := newLine(t, LineConfig{Framing: adapters.Unframed, Pause: pause, Cut: 3 * pause})
+	l.cfg.Out = room
+	ctx := context.Background()
+	feed := func(p string) {
+		t.Helper()
+		go func() {
+			time.Sleep(4 * pause)
+			<-room
+		}()
+		if err := l.Feed(ctx, []byte(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	feed(adt + adt + "OBX|1|NM|x||1")
+	if at := l.Wake(); at.Before(l.begun.Add(pause)) {
+		t.Fatalf("for the other half the line waits until %v only, the room came at %v", at, l.begun)
+	}
+	if err := l.Feed(ctx, []byte("20\r")); err != nil || !l.dec.Pending() {
+		t.Fatalf("the other half: %v, pending %t", err, l.dec.Pending())
+	}
+	feed(adt) // and with this the one before
+	came := make(chan *adapters.Frame)
+	go func() { came <- <-room }()
+	for l.dec.Pending() {
+		at := l.Wake()
+		if at.IsZero() {
+			t.Fatal("a whole message is held, and nothing will deliver it until the monitor speaks again")
+		}
+		time.Sleep(time.Until(at))
+		if err := l.Tick(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f := <-came; string(f.Data) != adt || !slices.Equal(f.Notes, []string{adapters.NoteIdleEnded}) {
+		t.Fatalf("it came as %q %v", f.Data, f.Notes)
+	}
+}
+
+// A reader that was late for all of its times is woken all the same.
+func TestWakeAfterALongSleep(t *testing.T) {
+	l, out := newLine(t, LineConfig{Framing: adapters.Unframed, Pause: time.Nanosecond, Cut: 3 * time.Nanosecond})
+	if err := l.Feed(context.Background(), []byte(adt)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Millisecond)
+	if l.Wake().IsZero() {
+		t.Fatal("the line will not be woken")
+	}
+	if err := l.Tick(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if f := <-out; string(f.Data) != adt {
+		t.Fatalf("it came as %q %v", f.Data, f.Notes)
+	}
+}

@@ -73,6 +73,7 @@ type Spool struct {
 	fsyncs  [512]time.Duration // the latest
 	nfsyncs uint64
 
+	cramped     bool          // drop failed; under commitMu
 	spareLeaves []record.Leaf // of the queue, for reuse; under commitMu
 	spareCalls  []call
 }
@@ -266,11 +267,11 @@ func (s *Spool) commit(sc record.SignedCheckpoint, c record.Checkpoint) error {
 		took, err = s.write(leaves)
 	}
 	if err == nil {
-		err = s.drop(false)
+		s.makeRoom(false)
 	} else if s.log.Rollback() == nil {
 		err = fmt.Errorf("cannot keep a record: %w", err)
 		if errors.Is(err, unix.ENOSPC) {
-			err = errors.Join(err, s.drop(true))
+			s.makeRoom(true)
 		}
 	} else if !errors.Is(err, ErrClosed) {
 		err = fmt.Errorf("%w: %w", ErrDisk, err)
@@ -291,10 +292,8 @@ func (s *Spool) commit(sc record.SignedCheckpoint, c record.Checkpoint) error {
 		s.fsyncs[s.nfsyncs%uint64(len(s.fsyncs))] = took
 		s.nfsyncs++
 		s.mark(s.size, len(leaves))
-		s.size += uint64(len(leaves))
-		if sc != nil {
-			s.signed, s.last = c.Size, c
-		}
+		s.size, s.signed = s.log.Next(), s.log.Signed()
+		_, s.last = s.log.LastCheckpoint()
 		s.announce()
 	}
 	s.mu.Unlock()
@@ -318,30 +317,45 @@ func (s *Spool) write(leaves []record.Leaf) (took time.Duration, err error) {
 	return max(time.Since(start), 1), err
 }
 
+// makeRoom drops what may be dropped. That it cannot is no fault of what was just written: the leaves are on disk, and the
+// next commit tries again. It is said once until it succeeds.
+func (s *Spool) makeRoom(now bool) {
+	err := s.drop(now)
+	if err != nil && !s.cramped {
+		s.warn("cannot make room in the log; records are kept until its quota is reached", "error", err)
+	}
+	s.cramped = err != nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes = s.log.Bytes()
+	s.crowded = err != nil || s.bytes > s.dropAbove()
+}
+
+// dropAbove is how large the log may be before its oldest part goes.
+func (s *Spool) dropAbove() int64 { return s.opts.Quota - s.opts.Quota/16 }
+
 // drop makes room when the log comes near its quota: the oldest sixteenth goes, as often as needed, of what a leaf node has
 // acknowledged. now says that the disk is full below the quota.
 func (s *Spool) drop(now bool) error {
-	bytes, limit := s.log.Bytes(), s.opts.Quota-s.opts.Quota/16
+	bytes, limit := s.log.Bytes(), s.dropAbove()
 	if now {
 		limit = min(limit, bytes-1)
 	}
-	if bytes > limit {
-		// A cursor on disk must not point below the ring, or the leaf node's stream could not be matched with it.
-		if err := s.flushCursors(); err != nil {
+	if bytes <= limit {
+		return nil
+	}
+	// A cursor on disk must not point below the ring, or the leaf node's stream could not be matched with it.
+	if err := s.flushCursors(); err != nil {
+		return err
+	}
+	acked, first := s.Acked(), s.log.First()
+	step := max(1, (s.log.Next()-first)/16)
+	for to := first; bytes > limit && to < acked; bytes = s.log.Bytes() {
+		to = min(to+step, acked)
+		if err := s.log.DropBefore(to); err != nil {
 			return err
 		}
-		acked, first := s.Acked(), s.log.First()
-		step := max(1, (s.log.Next()-first)/16)
-		for to := first; bytes > limit && to < acked; bytes = s.log.Bytes() {
-			to = min(to+step, acked)
-			if err := s.log.DropBefore(to); err != nil {
-				return err
-			}
-		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.bytes, s.crowded = bytes, bytes > s.opts.Quota-s.opts.Quota/16
 	return nil
 }
 

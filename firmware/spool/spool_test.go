@@ -310,6 +310,55 @@ func TestQuotaNeverDropsUnsent(t *testing.T) {
 	}
 }
 
+// What is on disk is called durable, and is signed, even if the disk then refuses to let go of what is old: the monitor must
+// not be told that a reading was lost which was not.
+func TestRecordOnDiskIsDurableThoughNothingCanBeDropped(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, dir string){
+		"a segment cannot be removed": func(t *testing.T, dir string) {
+			oldest := filepath.Join(dir, fmt.Sprintf("%020d.log", 0))
+			if err := os.Rename(oldest, filepath.Join(dir, "elsewhere")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Join(oldest, "full"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a cursor cannot be written": func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, "cursors")); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			b := open(t, dir, Options{Quota: 64 << 10, SegmentBytes: 4 << 10})
+			b.run(t)
+			for b.Stats().Bytes < 58<<10 {
+				b.keep(t, 1)
+				b.sign(t)
+			}
+			if err := b.SetCursor("ward1", Cursor{Next: 10}); err != nil {
+				t.Fatal(err)
+			}
+			spoil(t, dir)
+			if err := b.SetCursor("ward1", Cursor{Next: 30}); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			for b.Stats().Bytes < 62<<10 { // past the size at which the oldest should go
+				b.keep(t, 1)
+				tree, err := b.WaitUnsigned(t.Context())
+				if err != nil || tree.Size() != b.Next() {
+					t.Fatalf("%d of %d leaves are up for signing: %v", tree.Size(), b.Next(), err)
+				}
+				b.sign(t)
+			}
+			if b.Signed() != b.Next() || b.LastCheckpoint().Size != b.Next() {
+				t.Fatalf("%d of %d leaves are signed", b.Signed(), b.Next())
+			}
+		})
+	}
+}
+
 // A disk that is full below the quota refuses what does not fit, and only that; when there is room again, the box goes on
 // without a restart.
 func TestFullDiskIsSurvived(t *testing.T) {

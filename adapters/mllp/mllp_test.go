@@ -182,6 +182,27 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
+// A bare message ends at once when the monitor says that it sends nothing more, however long silence would have to be; the
+// answer still goes out.
+func TestHalfCloseUnframed(t *testing.T) {
+	r := adapterstest.Start(t, newAdapter(t, mllp.Config{Framing: adapters.Unframed, IdleEnd: time.Hour}))
+	conn := dial(t, r)
+	defer conn.Close()
+	io.WriteString(conn, adapterstest.Message(1))
+	conn.(*net.TCPConn).CloseWrite()
+	f := r.Next(t)
+	if string(f.Data) != adapterstest.Message(1) || adapters.Partial(f.Notes) {
+		t.Fatalf("it came as %q %v", f.Data, f.Notes)
+	}
+	if err := f.Reply([]byte("yes")); err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(adapterstest.Patience))
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "yes" {
+		t.Fatalf("the monitor got %q, %v", got, err)
+	}
+}
+
 // Too many connections are refused; those that are open stay.
 func TestConnectionLimit(t *testing.T) {
 	r := adapterstest.Start(t, newAdapter(t, mllp.Config{MaxConnections: 2}))

@@ -107,7 +107,7 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 	r := &reading{frame: f, dialect: c.monitor.Dialect}
 	r.Kind, r.Arrived = record.KindRaw, f.Arrived
 	r.Content = record.Content{Monitor: f.Monitor, Via: f.Via, Notes: f.Notes, Raw: f.Data}
-	if slices.Contains(f.Notes, adapters.NoteJunk) { // what was lost may have named another patient
+	if slices.Contains(f.Notes, adapters.NoteJunk) || slices.Contains(f.Notes, adapters.NoteRefused) { // what was lost may have named another patient
 		c.patients.end(f)
 	}
 	raw := func(err error) *reading {

@@ -61,6 +61,8 @@ func TestTheLastPatientIsNeverGuessed(t *testing.T) {
 		"a frame that did not end":       {{1, erika, isErika, nil}, {1, cutOff, noBundle, []string{adapters.NoteIncomplete}}, {1, vitals, unknown, nil}},
 		"a frame that looks whole":       {{1, erika, isErika, nil}, {1, max, noBundle, []string{adapters.NoteNoEnd}}, {1, vitals, unknown, nil}},
 		"bytes between frames":           {{1, erika, isErika, nil}, {1, vitals, unknown, []string{adapters.NoteJunk}}, {1, vitals, unknown, nil}},
+		"a refused block":                {{1, erika, isErika, nil}, {1, vitals, unknown, []string{adapters.NoteRefused}}, {1, vitals, unknown, nil}},
+		"bytes lost on the line":         {{1, erika, isErika, nil}, {1, vitals, noBundle, []string{adapters.NoteLineError}}, {1, vitals, unknown, nil}},
 		"named again after lost bytes":   {{1, erika, isErika, nil}, {1, erika, isErika, []string{adapters.NoteJunk}}, {1, vitals, isErika, nil}},
 		"a connection without a number":  {{0, erika, isErika, nil}, {0, vitals, unknown, nil}},
 		"a keep-alive changes nothing":   {{1, erika, isErika, nil}, {1, alive, "", nil}, {1, vitals, isErika, nil}},

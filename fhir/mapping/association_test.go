@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vitalgate/vitalgate/fhir/check"
 	"github.com/vitalgate/vitalgate/fhir/mapping"
 	"github.com/vitalgate/vitalgate/hl7"
 )
@@ -185,4 +186,43 @@ func patientID(t *testing.T, r mapping.Result) string {
 		t.Fatalf("no patient in %s", r.Bundle)
 	}
 	return string(m[1])
+}
+
+// Whatever two messages follow one another: the Bundles are FHIR, and who is in the second is in one of the two messages.
+func FuzzAssociation(f *testing.F) {
+	all := []string{pdsPatientA, pdsPatientB, pdsNobody, pdsVitals, pdsAlarm, pdsAlive, pdsHead + "103|P|2.3.1|\nPID|||||MUSTER^ERIKA\n"}
+	for _, first := range all {
+		for _, second := range all {
+			f.Add([]byte(strings.ReplaceAll(first, "\n", "\r")), []byte(strings.ReplaceAll(second, "\n", "\r")))
+		}
+	}
+	d, err := mapping.LookupDialect("mindray-pds")
+	if err != nil {
+		f.Fatal(err)
+	}
+	c := mapping.NewConverter(d)
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		at := context()
+		for _, raw := range [][]byte{first, second, second} {
+			m, err := hl7.Parse(raw)
+			if err != nil {
+				return
+			}
+			r, err := c.Convert(m, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if findings := check.Bundle(r.Bundle); len(findings) > 0 {
+				t.Fatalf("%q\n%s", findings, r.Bundle)
+			}
+			if _, err := oracle().Unmarshal(r.Bundle); err != nil {
+				t.Fatalf("%v\n%s", err, r.Bundle)
+			}
+			_, names := m.First("PID")
+			if !names && r.Patient != "" && !at.Association.Patient() {
+				t.Fatal("a patient without a message that names him")
+			}
+			at.Association = r.Association
+		}
+	})
 }

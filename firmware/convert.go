@@ -82,7 +82,7 @@ func (b *batch) file(ctx context.Context, name string) error {
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return fmt.Errorf("cannot read: %w", err)
+			return b.fail(name, 1, fmt.Errorf("cannot read the file: %w", err))
 		}
 		defer f.Close()
 		in = f
@@ -113,6 +113,9 @@ func (b *batch) file(ctx context.Context, name string) error {
 }
 
 func (b *batch) one(name string, n int, raw []byte) error {
+	if hl7.Cut(raw) {
+		return b.fail(name, n, &hl7.Error{Code: hl7.CodeSegmentSequence, What: "the message is cut: its MLLP block has no end", Remedy: "get the whole message; a value cut in the middle reads like a good one"})
+	}
 	if err := b.message.Reset(raw, hl7.DefaultLimits); err != nil {
 		return b.fail(name, n, err)
 	}

@@ -1,7 +1,9 @@
 package hl7
 
 import (
+	"bufio"
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -85,4 +87,30 @@ func lines(b []byte) string {
 		}
 		return r
 	}, string(b))
+}
+
+func TestSplitTellsACutBlock(t *testing.T) {
+	const one, two = "MSH|^~\\&|A\rPID|1", "MSH|^~\\&|B\rPID|2"
+	for _, c := range []struct {
+		name, in string
+		cut      []bool
+	}{
+		{"whole", "\x0b" + one + "\r\x1c\r", []bool{false}},
+		{"no end", "\x0b" + one + "\r", []bool{true}},
+		{"no end before the next", "\x0b" + one + "\r\x0b" + two + "\r\x1c\r", []bool{true, false}},
+		{"bare", one + "\r" + two + "\r", []bool{false, false}},
+		{"last 0D missing", "\x0b" + one + "\r\x1c\x0b" + two + "\r\x1c", []bool{false, false}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := bufio.NewScanner(strings.NewReader(c.in))
+			s.Split(SplitMessages)
+			var got []bool
+			for s.Scan() {
+				got = append(got, Cut(s.Bytes()))
+			}
+			if !slices.Equal(got, c.cut) {
+				t.Errorf("%v, want %v", got, c.cut)
+			}
+		})
+	}
 }

@@ -4,11 +4,19 @@ package hl7
 // after the other, MLLP-wrapped, with CR, LF or CR LF, in batches. Header and
 // trailer lines of batches (FHS BHS BTS FTS) and blank bytes between messages
 // are left out. What is no message becomes a token of its own, for Parse to
-// refuse it with a reason. A Scanner's buffer must hold the largest message.
+// refuse it with a reason. A message that begins an MLLP block whose end is
+// missing keeps the block's first byte: see Cut. A Scanner's buffer must hold
+// the largest message.
 func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err error) {
-	at := 0
+	at, block := 0, -1
 	for at < len(data) {
 		if c := data[at]; c == ' ' || c == '\t' || isTrailer(c) {
+			switch c {
+			case verticalTab:
+				block = at
+			case fileSeparator:
+				block = -1
+			}
 			at++
 			continue
 		}
@@ -18,17 +26,28 @@ func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err erro
 			break
 		}
 		if envelope {
-			at = end
+			at, block = end, -1
 			continue
 		}
 		token = data[at:end]
+		if block >= 0 && (end == len(data) || data[end] == verticalTab) {
+			token = data[block:end]
+		}
 		for isTrailer(token[len(token)-1]) {
 			token = token[:len(token)-1]
 		}
 		return end, token, nil
 	}
+	if block >= 0 && !atEOF {
+		at = block
+	}
 	return at, nil, nil
 }
+
+// Cut says whether a token of SplitMessages is an MLLP block without its end: a
+// message of which the last part is missing. Nothing in it can be relied on; a
+// value cut in the middle reads like a good one.
+func Cut(token []byte) bool { return len(token) > 0 && token[0] == verticalTab }
 
 // tokenEnd gives the end of the message, junk or envelope line at start: an
 // MLLP byte or the next line that begins a message or a batch line, for an

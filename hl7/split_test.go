@@ -44,7 +44,7 @@ func TestFilesAreCutIntoMessages(t *testing.T) {
 		{"blank lines between", a + "\r\n\r\n\r\n" + b, []string{a, b}},
 		{"MLLP", "\x0b" + a + "\r\x1c\r\x0b" + b + "\r\x1c\r", []string{a, b}},
 		{"MLLP without last CR", "\x0b" + a + "\r\x1c\x0b" + b + "\r\x1c", []string{a, b}},
-		{"MLLP without end", "\x0b" + a + "\r\x0b" + b, []string{a, b}},
+		{"MLLP without end", "\x0b" + a + "\r\x0b" + b, []string{"\x0b" + a, "\x0b" + b}},
 		{"MLLP doubled", "\x0b\x0b" + a + "\r\x1c\x1c\r\r\x0b\x0b" + b + "\x1c\x1c\r\r", []string{a, b}},
 		{"MLLP padded with NUL", "\x0b" + a + "\r\x1c\r\x00\x00\x00\x0b" + b + "\r\x1c\r\x00", []string{a, b}},
 		{"two messages in one MLLP block", "\x0b" + a + "\r" + b + "\r\x1c\r", []string{a, b}},

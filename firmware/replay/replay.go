@@ -137,6 +137,11 @@ func (p *player) file(ctx context.Context, name string) error {
 // message sends one message and waits for its answer, or its two answers (HL7 v2.9 §2.9.3). What is in the file is what is sent, but for a terminator of the last
 // segment, which SplitMessages takes away.
 func (p *player) message(ctx context.Context, where string, raw []byte) error {
+	if hl7.Cut(raw) {
+		p.sum.Refused++
+		fmt.Fprintf(p.out, "%s: not sent: the message is cut, its MLLP block has no end\n", where)
+		return nil
+	}
 	if err := p.pace(ctx); err != nil {
 		return err
 	}

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 
 	"github.com/vitalgate/vitalgate/firmware/config"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/enrolment"
 )
 
 type configCmd struct {
@@ -21,6 +26,19 @@ func (c configCheckCmd) Run() error {
 	cfg, err := config.Load(c.Config)
 	if err != nil {
 		return err
+	}
+	box, err := record.ParseBoxID(cfg.Box.ID)
+	if err != nil {
+		return err
+	}
+	if _, err := openMonitors(cfg, box, slog.New(slog.DiscardHandler)); err != nil { // what only an adapter knows to be wrong
+		return fmt.Errorf("%s: %w", c.Config, err)
+	}
+	switch _, err := enrolment.ReadGrant(cfg.Network.Grant); {
+	case cfg.Network.Grant == "" || errors.Is(err, fs.ErrNotExist):
+		fmt.Println("note: the grant (network.grant) is not there yet; vitalgate run needs one (vitalgate request, vitalpeer box add)")
+	case err != nil:
+		return fmt.Errorf("%s: network.grant: %w", c.Config, err)
 	}
 	fmt.Printf("%s is right: box %s, %d monitors\n", c.Config, cfg.Box.ID, len(cfg.Monitors))
 	return nil

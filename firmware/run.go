@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -74,6 +76,9 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, sp.Close()) }()
 
+	if err := sameLog(dirs.root, sp.Next()); err != nil {
+		return err
+	}
 	if cfg.Network.Grant == "" {
 		return errors.New("cannot run without a grant, because nobody could read the records: set network.grant to the file that the facility gave for this box (vitalgate request writes what it needs)")
 	}
@@ -205,6 +210,24 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 			Units: mapping.Units{Pressure: m.Pressure, Temperature: m.Temperature, Length: m.Length, Mass: m.Mass}}})
 	}
 	return all, nil
+}
+
+// sameLog refuses to begin a log anew where there was one: under the same key that is a second history, which every peer refuses,
+// while monitors would go on hearing AA.
+func sameLog(root string, next uint64) error {
+	mark := filepath.Join(root, "log-begun")
+	_, err := os.Stat(mark)
+	switch {
+	case err == nil && next == 0:
+		return fmt.Errorf("cannot run: the log of this box is gone, though it had begun; peers would refuse a second one under the same key. Put the folder %s back, or enrol the box anew under another name with an empty data folder", filepath.Join(root, "log"))
+	case err == nil || !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	f, err := os.OpenFile(mark, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot begin the log: %w", err)
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // data is the box's folder: every file on disk is below one of these.

@@ -67,7 +67,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 			}
 		}
 	}
-	philips, mindray, ge := freeAddr(), freeAddr(), freeAddr()
+	philips, mindray, ge := hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr()
 	line := filepath.Join(dir, "ttyMonitor")
 	h, err := hospital.New(ctx, hospital.Options{Bin: c.Bin, Dir: dir, TPM: tpm, HubPage: free(c.Page), Monitors: fmt.Sprintf(`
 [[monitor]]
@@ -328,17 +328,12 @@ func (a *arrivals) summary(reports []report, quarantined int) bool {
 	return sent > 0 && acknowledged > 0 && rejected == 0 && len(lost) == 0 && doubled == 0 && quarantined == 0
 }
 
-// freeAddr is a loopback address that nothing listens on.
-func freeAddr() string { return free("127.0.0.1:0") }
-
 // free is addr, or a free loopback address if addr is taken.
 func free(addr string) string {
 	lis, err := net.Listen("tcp", addr)
 	if err != nil {
-		if lis, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return addr
-		}
+		return hospital.FreeAddr()
 	}
-	defer lis.Close()
-	return lis.Addr().String()
+	lis.Close()
+	return addr
 }

@@ -44,16 +44,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// freeAddr is a loopback address that nothing listens on.
-func freeAddr(t *testing.T) string {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close()
-	return lis.Addr().String()
-}
-
 // monitorAt is the configuration of one MLLP monitor that connects to addr.
 func monitorAt(name, addr string) string {
 	return fmt.Sprintf("[[monitor]]\nname = %q\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = %q\n", name, addr, name)
@@ -175,7 +165,7 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience+2*time.Minute)
 	defer cancel()
-	addr := []string{freeAddr(t), freeAddr(t)}
+	addr := []string{hospital.FreeAddr(), hospital.FreeAddr()}
 	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: t.TempDir(), TPM: os.Getenv("VITALGATE_E2E_TPM"), Monitors: monitorAt("bed-1", addr[0]) + monitorAt("bed-2", addr[1])})
 	if err != nil {
 		t.Fatal(err)
@@ -303,11 +293,15 @@ func TestABoxThatIsToldWhatIsWrong(t *testing.T) {
 		}
 		return path
 	}
-	monitor := monitorAt("bed-1", freeAddr(t))
+	monitor := monitorAt("bed-1", hospital.FreeAddr())
 	open := filepath.Join(dir, "open")
 	if err := os.Mkdir(open, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(dir, "gone"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write("gone/log-begun", "")
 	for _, c := range []struct {
 		name string
 		args []string
@@ -319,6 +313,7 @@ func TestABoxThatIsToldWhatIsWrong(t *testing.T) {
 		{"others may read", []string{"run", "-c", write("c.toml", "[box]\nid=\"f1/gw1\"\ndata=\"open\"\n"+monitor)}, []string{"chmod 700"}},
 		{"grant missing", []string{"run", "-c", write("d.toml", "[box]\nid=\"f1/gw1\"\ndata=\"d\"\n[tpm]\nsource=\"software\"\n[network]\ngrant=\"g.json\"\n"+monitor)}, []string{"g.json"}},
 		{"no such TPM", []string{"run", "-c", write("e.toml", "[box]\nid=\"f1/gw1\"\ndata=\"e\"\n[tpm]\nsource=\"/dev/no-such-tpm\"\n"+monitor)}, []string{"/dev/no-such-tpm"}},
+		{"log gone", []string{"run", "-c", write("f.toml", "[box]\nid=\"f1/gw1\"\ndata=\"gone\"\n[tpm]\nsource=\"software\"\n[network]\ngrant=\"g.json\"\n"+monitor)}, []string{"the log of this box is gone", "another name"}},
 		{"unknown command", []string{"rum"}, []string{"rum"}},
 		{"unknown dialect", []string{"convert", "--dialect", "klingon", "x"}, []string{"klingon"}},
 		{"unknown zone", []string{"convert", "--zone", "Mars/Base", "x"}, []string{"Mars/Base"}},

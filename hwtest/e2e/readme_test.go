@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
 )
 
 // TestAttachARealMonitor follows the README: the facility runs, then a ward peer is invited, then a box is enrolled, all live;
@@ -71,7 +73,7 @@ func TestAttachARealMonitor(t *testing.T) {
 			return true
 		}
 	}
-	hubBoxes, hubPeers, hubPage, wardBoxes, wardPage, monitor, status := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	hubBoxes, hubPeers, hubPage, wardBoxes, wardPage, monitor, status := hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr()
 
 	do("vitalpeer", "init", "--facility", "f1", "--name", "hub", "--data", "hub", "--listen-boxes", hubBoxes, "--listen-peers", hubPeers, "--page", hubPage)
 	background("vitalpeer", "run", "--data", "hub")

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -41,29 +42,28 @@ type Hospital struct {
 	wardPage           string
 }
 
+// FreeAddr is a loopback address that nothing listens on now. It is below the ports that the system gives to outgoing connections,
+// so that none of them takes it in the meantime.
+func FreeAddr() string {
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		if lis, err := net.Listen("tcp", addr); err == nil {
+			lis.Close()
+			return addr
+		}
+	}
+	panic("hospital: no free port between 20000 and 32000")
+}
+
 // New lays everything out and enrols the box; Start begins it.
 func New(ctx context.Context, o Options) (*Hospital, error) {
 	h := &Hospital{Options: o}
-	var err error
-	free := func() string {
-		if err != nil {
-			return ""
-		}
-		var lis net.Listener
-		if lis, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return ""
-		}
-		defer lis.Close()
-		return lis.Addr().String()
-	}
-	hubBoxes, hubPeers, wardBoxes := free(), free(), free()
-	h.Status, h.wardPage, h.Page = free(), free(), o.HubPage
+	hubBoxes, hubPeers, wardBoxes := FreeAddr(), FreeAddr(), FreeAddr()
+	h.Status, h.wardPage, h.Page = FreeAddr(), FreeAddr(), o.HubPage
 	if h.Page == "" {
-		h.Page = free()
+		h.Page = FreeAddr()
 	}
-	if err != nil {
-		return nil, err
-	}
+	var err error
 	if h.BoxWire, err = NewWire(ctx, wardBoxes); err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ type Wire struct {
 
 // NewWire listens on a free port and passes everything on to target.
 func NewWire(ctx context.Context, target string) (*Wire, error) {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	lis, err := net.Listen("tcp", FreeAddr())
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ type Readers struct {
 // ReadRequest reads and checks a request file, the signature of its TLS request included.
 func ReadRequest(path string) (*Request, error) {
 	var r Request
-	if err := read(path, &r); err != nil {
+	if err := read(path, "enrolment request (vitalgate request)", &r); err != nil {
 		return nil, err
 	}
 	if err := r.Check(); err != nil {
@@ -112,7 +112,7 @@ func (r *Request) CertificateRequest() (*x509.CertificateRequest, error) {
 // ReadGrant reads and checks a grant file.
 func ReadGrant(path string) (*Grant, error) {
 	var g Grant
-	if err := read(path, &g); err != nil {
+	if err := read(path, "grant (vitalpeer box add)", &g); err != nil {
 		return nil, err
 	}
 	if err := g.check(); err != nil {
@@ -210,10 +210,11 @@ func decode(s, kind string) ([]byte, error) {
 	return b.Bytes, nil
 }
 
-func read(path string, v any) error {
+// read reads a file that should be a `what`.
+func read(path, what string, v any) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("cannot read the enrolment file: %w", err)
+		return fmt.Errorf("cannot read the %s: %w", what, err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -226,7 +227,7 @@ func read(path string, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("cannot use %s: %w", path, err)
+		return fmt.Errorf("cannot use %s: it is not a whole %s: %w", path, what, err)
 	}
 	if d.More() {
 		return fmt.Errorf("cannot use %s: text after the JSON document", path)

@@ -123,6 +123,13 @@ func New(cfg Config, sp *spool.Spool, log *slog.Logger) (*Link, error) {
 		}
 		l.leaves = append(l.leaves, n)
 	}
+	names := make([]string, len(cfg.Leaves))
+	for i, leaf := range cfg.Leaves {
+		names[i] = leaf.Name
+	}
+	if err := sp.Reserve(names...); err != nil { // no reason not to run: with room on the disk it is made up for
+		log.Warn("cannot reserve the place in the stream of a leaf node", "error", err)
+	}
 	l.status.State = "Not connected yet."
 	return l, nil
 }

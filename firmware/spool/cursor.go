@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,13 +21,18 @@ type Cursor struct {
 	From   uint64 // first index to which Offset applies
 	Refill uint64 // index up to which the leaf node is being given again what it had lost; 0 never
 	Unsure bool   // a batch under an older Offset may still reach the leaf node: nothing is acknowledged under this one
+	Sent   uint64 // records from Next up to here may be stored there though nobody heard of it; AllSigned: whatever is signed
 }
+
+// AllSigned as Cursor.Sent says that a connection was open: each record may have been sent as soon as it was signed.
+const AllSigned = math.MaxUint64
 
 // cursorEvery is how stale a cursor on disk may be. What is sent again because of it is recognised by the leaf node.
 const cursorEvery = 200 * time.Millisecond
 
 type cursor struct {
 	Cursor
+	unmet  bool      // reserved, never used; Sent is the size of the log at that time
 	disk   Cursor    // as it stands on disk
 	at     time.Time // when that was written
 	writes uint64    // how often; the file's two slots are used in turn
@@ -46,15 +52,16 @@ func CheckLeafName(name string) error {
 	return nil
 }
 
-// Cursor gives the place in the stream of the named leaf node; false if this box has never used it.
+// Cursor gives the place in the stream of the named leaf node; false if this box has never used it. Then Sent is the size of
+// the log when it was reserved.
 func (s *Spool) Cursor(leaf string) (Cursor, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.cursors[leaf]
 	if !ok {
-		return Cursor{}, false
+		return Cursor{Sent: s.log.Next()}, false
 	}
-	return c.Cursor, true
+	return c.Cursor, !c.unmet
 }
 
 // SetCursor keeps the place in the stream of the named leaf node. What changes beside Next is on disk when
@@ -71,7 +78,8 @@ func (s *Spool) SetCursor(leaf string, to Cursor) error {
 		c = &cursor{}
 		s.cursors[leaf] = c
 	}
-	c.Cursor = to
+	first := c.unmet
+	c.Cursor, c.unmet = to, false
 	s.acked = 0
 	for _, c := range s.cursors {
 		s.acked = max(s.acked, c.Next)
@@ -82,10 +90,37 @@ func (s *Spool) SetCursor(leaf string, to Cursor) error {
 	if crowded {
 		s.kick() // the committer may now drop what was acknowledged
 	}
-	if to.Next = c.disk.Next; to == c.disk && time.Since(c.at) < cursorEvery {
+	if to.Next = c.disk.Next; !first && to == c.disk && time.Since(c.at) < cursorEvery {
 		return nil
 	}
 	return s.writeCursor(leaf, c)
+}
+
+// Reserve makes the files of the cursors of leaf nodes that this box has not used yet, so that their places can be kept
+// when the disk has become full: only what a leaf node has acknowledged may be dropped, and that must be on disk first. What
+// cannot be made now is made with the first SetCursor.
+func (s *Spool) Reserve(leaves ...string) error {
+	s.cursorMu.Lock()
+	defer s.cursorMu.Unlock()
+	for _, leaf := range leaves {
+		if err := CheckLeafName(leaf); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		known := s.cursors[leaf] != nil
+		if !known {
+			s.cursors[leaf] = &cursor{unmet: true, Cursor: Cursor{Sent: s.log.Next()}}
+		}
+		c := s.cursors[leaf]
+		s.mu.Unlock()
+		if known {
+			continue
+		}
+		if err := s.writeCursor(leaf, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flushCursors writes what SetCursor put off.
@@ -105,8 +140,9 @@ func (s *Spool) flushCursors() error {
 // A cursor's file has two slots of one line each, written in turn and in place: a torn write leaves the other slot, and a
 // full disk has room for it.
 const (
-	cursorMagic = "vitalgate/cursor/v1"
-	slotBytes   = 256
+	cursorMagic   = "vitalgate/cursor/v2"
+	cursorMagicV1 = "vitalgate/cursor/v1" // without sent and met
+	slotBytes     = 256
 )
 
 // writeCursor writes the next slot of the cursor's file. s.cursorMu is held.
@@ -129,7 +165,7 @@ func (s *Spool) writeCursor(leaf string, c *cursor) (err error) {
 			return err
 		}
 	}
-	if _, err := f.WriteAt(appendSlot(nil, c.Cursor, c.writes+1), int64((c.writes+1)%2*slotBytes)); err != nil {
+	if _, err := f.WriteAt(c.appendSlot(nil, c.writes+1), int64((c.writes+1)%2*slotBytes)); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
@@ -157,9 +193,12 @@ func syncDir(path string) error {
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // appendSlot appends the line of a slot, of slotBytes.
-func appendSlot(dst []byte, c Cursor, writes uint64) []byte {
-	start := len(dst)
-	dst = fmt.Appendf(dst, "%s write %d next %d offset %d from %d refill %d unsure %t", cursorMagic, writes, c.Next, c.Offset, c.From, c.Refill, c.Unsure)
+func (c *cursor) appendSlot(dst []byte, writes uint64) []byte {
+	return finishSlot(fmt.Appendf(dst, "%s write %d next %d offset %d from %d refill %d unsure %t sent %d met %t", cursorMagic, writes, c.Next, c.Offset, c.From, c.Refill, c.Unsure, c.Sent, !c.unmet), len(dst))
+}
+
+// finishSlot closes the slot that begins at start.
+func finishSlot(dst []byte, start int) []byte {
 	dst = fmt.Appendf(dst, " crc32c %08x", crc32.Checksum(dst[start:], castagnoli))
 	for len(dst)-start < slotBytes-1 {
 		dst = append(dst, ' ')
@@ -167,21 +206,33 @@ func appendSlot(dst []byte, c Cursor, writes uint64) []byte {
 	return append(dst, '\n')
 }
 
-// parseCursor reads the file of a cursor: the newer of its slots that is whole. writes is how often it was written.
-func parseCursor(file []byte) (c Cursor, writes uint64, err error) {
+// parseSlot reads one slot; false if it is not whole.
+func parseSlot(slot []byte) (c cursor, ok bool) {
+	var met bool
+	text := string(slot)
+	if _, err := fmt.Sscanf(text, cursorMagic+" write %d next %d offset %d from %d refill %d unsure %t sent %d met %t crc32c", &c.writes, &c.Next, &c.Offset, &c.From, &c.Refill, &c.Unsure, &c.Sent, &met); err == nil {
+		c.unmet = !met
+		return c, bytes.Equal(slot, c.appendSlot(nil, c.writes))
+	}
+	c = cursor{}
+	if _, err := fmt.Sscanf(text, cursorMagicV1+" write %d next %d offset %d from %d refill %d unsure %t crc32c", &c.writes, &c.Next, &c.Offset, &c.From, &c.Refill, &c.Unsure); err == nil {
+		c.Sent = AllSigned
+		line, _, _ := strings.Cut(text, " crc32c")
+		return c, bytes.Equal(slot, finishSlot([]byte(line), 0))
+	}
+	return c, false
+}
+
+// parseCursor reads the file of a cursor: the newer of its slots that is whole.
+func parseCursor(file []byte) (c cursor, err error) {
 	err = fmt.Errorf("cannot read cursor: no slot of it is whole and of the form %s", cursorMagic)
 	for i := range 2 {
-		slot := file[min(i*slotBytes, len(file)):min((i+1)*slotBytes, len(file))]
-		var found Cursor
-		var n uint64
-		if _, bad := fmt.Sscanf(string(slot), cursorMagic+" write %d next %d offset %d from %d refill %d unsure %t crc32c", &n, &found.Next, &found.Offset, &found.From, &found.Refill, &found.Unsure); bad != nil {
-			continue
-		}
-		if n > writes && bytes.Equal(slot, appendSlot(nil, found, n)) {
-			c, writes, err = found, n, nil
+		found, ok := parseSlot(file[min(i*slotBytes, len(file)):min((i+1)*slotBytes, len(file))])
+		if ok && found.writes > c.writes {
+			c, err = found, nil
 		}
 	}
-	return c, writes, err
+	return c, err
 }
 
 const cursorExt = ".cursor"
@@ -204,7 +255,7 @@ func (s *Spool) loadCursors() error {
 		if err != nil {
 			return err
 		}
-		c, writes, err := parseCursor(file)
+		c, err := parseCursor(file)
 		if err == nil && c.Next > s.signed {
 			err = fmt.Errorf("cannot use cursor: it points to index %d, the log ends at %d", c.Next, s.signed)
 		}
@@ -215,7 +266,8 @@ func (s *Spool) loadCursors() error {
 			}
 			continue
 		}
-		s.cursors[strings.TrimSuffix(name, cursorExt)] = &cursor{Cursor: c, disk: c, writes: writes}
+		c.disk = c.Cursor
+		s.cursors[strings.TrimSuffix(name, cursorExt)] = &c
 		s.acked = max(s.acked, c.Next)
 	}
 	return nil

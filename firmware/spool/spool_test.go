@@ -362,6 +362,15 @@ func TestRecordOnDiskIsDurableThoughNothingCanBeDropped(t *testing.T) {
 // A disk that is full below the quota refuses what does not fit, and only that; when there is room again, the box goes on
 // without a restart.
 func TestFullDiskIsSurvived(t *testing.T) {
+	for name, meet := range map[string]func(*bench) error{
+		"a leaf node was met before":       func(b *bench) error { return b.SetCursor("ward1", Cursor{}) },
+		"no leaf node was ever met before": func(b *bench) error { return b.Reserve("ward1", "ward2") },
+	} {
+		t.Run(name, func(t *testing.T) { surviveFullDisk(t, meet) })
+	}
+}
+
+func surviveFullDisk(t *testing.T, meet func(*bench) error) {
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
 		t.Skip("cannot mount a small disk here: ", err)
@@ -369,7 +378,7 @@ func TestFullDiskIsSurvived(t *testing.T) {
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	b := open(t, filepath.Join(dir, "log"), Options{SegmentBytes: 8 << 10})
 	b.run(t)
-	if err := b.SetCursor("ward1", Cursor{}); err != nil {
+	if err := meet(b); err != nil {
 		t.Fatal(err)
 	}
 	hog := filepath.Join(dir, "hog")
@@ -551,22 +560,32 @@ func TestTornCursorGivesTheOneBefore(t *testing.T) {
 	for cut := range slotBytes { // the third write stands in the second slot
 		torn := append(whole[:slotBytes:slotBytes], whole[slotBytes:slotBytes+cut]...)
 		torn = append(torn, make([]byte, slotBytes-cut)...)
-		if c, n, err := parseCursor(torn); err != nil || c.Next != 20 || n != 2 {
+		if c, err := parseCursor(torn); err != nil || c.Next != 20 || c.writes != 2 {
 			t.Fatalf("cut after %d bytes: %+v, %v", cut, c, err)
 		}
 	}
-	if c, _, err := parseCursor(whole); err != nil || c.Next != 30 {
+	if c, err := parseCursor(whole); err != nil || c.Next != 30 {
 		t.Fatalf("whole: %+v, %v", c, err)
 	}
 }
 
+// The place that an older version of the box kept is still known, and taken as if a connection had been open.
+func TestCursorOfAnOlderVersionIsRead(t *testing.T) {
+	const line = "vitalgate/cursor/v1 write 8 next 10 offset 18446744073709551615 from 3 refill 4 unsure true crc32c 84da53f2"
+	file := append(bytes.Repeat([]byte(" "), slotBytes), fmt.Sprintf("%-255s\n", line)...)
+	want := Cursor{Next: 10, Offset: ^uint64(0), From: 3, Refill: 4, Unsure: true, Sent: AllSigned}
+	if c, err := parseCursor(file); err != nil || c.Cursor != want || c.writes != 8 || c.unmet {
+		t.Fatalf("%+v, %v", c, err)
+	}
+}
+
 func FuzzCursor(f *testing.F) {
-	one := appendSlot(nil, Cursor{Next: 1, Offset: ^uint64(0), From: 3, Refill: 4, Unsure: true}, 7)
-	f.Add(appendSlot(one, Cursor{Next: 2}, 8))
+	one := (&cursor{Cursor: Cursor{Next: 1, Offset: ^uint64(0), From: 3, Refill: 4, Unsure: true, Sent: AllSigned}}).appendSlot(nil, 7)
+	f.Add((&cursor{Cursor: Cursor{Next: 2}, unmet: true}).appendSlot(one, 8))
 	f.Add(one[:100])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, n, err := parseCursor(b)
-		if err == nil && !bytes.Contains(b, appendSlot(nil, c, n)) {
+		c, err := parseCursor(b)
+		if err == nil && !bytes.Contains(b, c.appendSlot(nil, c.writes)) && !bytes.Contains(b, []byte(cursorMagicV1)) {
 			t.Fatalf("%+v was read from a file that does not say so", c)
 		}
 	})

@@ -10,7 +10,7 @@ import (
 
 // AppendConceptMap appends the tables in use as a FHIR R4 ConceptMap: ISO/IEEE 11073-10101 observation codes to LOINC, its
 // units to UCUM, and, for a dialect that has codes of its own, those to 11073 and LOINC. d may be nil. A dialect's row that
-// holds only for some channels or labels says so in its comment.
+// holds only for some channels or labels says so in its comment and in dependsOn. LoadOverrides reads it.
 func AppendConceptMap(dst []byte, d *Dialect) []byte {
 	name := "11073"
 	if d != nil {
@@ -21,12 +21,21 @@ func AppendConceptMap(dst []byte, d *Dialect) []byte {
 	for n := range termByNumber {
 		numbers = append(numbers, n)
 	}
+	term := func(n int) *term { return termByNumber[n] }
+	if d != nil && d.site != nil {
+		term = d.numbered
+		for n := range d.site.numbers {
+			if termByNumber[n] == nil {
+				numbers = append(numbers, n)
+			}
+		}
+	}
 	sort.Ints(numbers)
 	observations := conceptGroup{source: fhir.SystemMDC, target: fhir.SystemLOINC}
 	for _, n := range numbers {
-		t := termByNumber[n]
+		t := term(n)
 		for _, l := range t.loinc {
-			observations.add(t.coding, l.coding, "wider", "")
+			observations.add(t.coding, l.coding, "wider", "", [2]string{})
 		}
 	}
 	units := conceptGroup{source: fhir.SystemMDC, target: fhir.SystemUCUM}
@@ -37,7 +46,7 @@ func AppendConceptMap(dst []byte, d *Dialect) []byte {
 	sort.Ints(numbers)
 	for _, n := range numbers {
 		u := unitByNumber[n]
-		units.add(fhir.Coding{Code: strconv.Itoa(n), Display: u.refid}, fhir.Coding{Code: u.ucum}, "equivalent", "")
+		units.add(fhir.Coding{Code: strconv.Itoa(n), Display: u.refid}, fhir.Coding{Code: u.ucum}, "equivalent", "", [2]string{})
 	}
 	groups = append(groups, observations, units)
 	if d != nil {
@@ -72,15 +81,16 @@ type conceptElement struct {
 type conceptTarget struct {
 	coding               fhir.Coding
 	equivalence, comment string
+	depends              [2]string // values of propertyLabel and propertyChannel that the target depends on, "" none
 }
 
 // add puts in one pair; pairs of one source follow each other.
-func (g *conceptGroup) add(source, target fhir.Coding, equivalence, comment string) {
+func (g *conceptGroup) add(source, target fhir.Coding, equivalence, comment string, depends [2]string) {
 	if n := len(g.elements); n == 0 || g.elements[n-1].source.Code != source.Code {
 		g.elements = append(g.elements, conceptElement{source: source})
 	}
 	e := &g.elements[len(g.elements)-1]
-	e.targets = append(e.targets, conceptTarget{target, equivalence, comment})
+	e.targets = append(e.targets, conceptTarget{coding: target, equivalence: equivalence, comment: comment, depends: depends})
 }
 
 func (g *conceptGroup) append(b []byte) []byte {
@@ -112,6 +122,19 @@ func (g *conceptGroup) append(b []byte) []byte {
 			b = member(b, "display", t.coding.Display)
 			b = member(b, "equivalence", t.equivalence)
 			b = member(b, "comment", t.comment)
+			for i, value := range t.depends {
+				switch {
+				case value == "":
+					continue
+				case i == 1 && t.depends[0] != "":
+					b = append(b[:len(b)-1], ',')
+				default:
+					b = append(b, `,"dependsOn":[`...)
+				}
+				b = append(b, `{"property":`...)
+				b = fhir.AppendString(b, [...]string{propertyLabel, propertyChannel}[i])
+				b = append(member(b, "value", value), "}]"...)
+			}
 			b = append(b, '}')
 		}
 		b = append(b, "]}"...)
@@ -138,20 +161,26 @@ func (d *Dialect) conceptGroups() []conceptGroup {
 			case "MDC":
 				source = fhir.SystemMDC
 			}
-			to, equivalence, comment := c.term.coding, "equal", ""
+			var to fhir.Coding
+			equivalence, comment, depends := "equal", "", [2]string{}
 			if target == fhir.SystemLOINC {
 				if c.loinc == nil {
 					continue
 				}
 				to, equivalence = c.loinc.coding, "wider"
-			} else if system == "MDC" {
-				continue // the same code
+			} else {
+				if system == "MDC" || c.term == nil {
+					continue // the same code, or none
+				}
+				to = c.term.coding
 			}
 			if c.needsLabel {
 				comment = "only under the labels " + strings.Join(c.labels, ", ")
+				depends[0] = strings.Join(c.labels, "|")
 			}
 			if len(c.channels) > 0 && target == fhir.SystemLOINC {
 				comment = "only in the channels " + strings.Join(c.channels, ", ")
+				depends[1] = strings.Join(c.channels, "|")
 			}
 			display := ""
 			if len(c.labels) > 0 {
@@ -160,7 +189,7 @@ func (d *Dialect) conceptGroups() []conceptGroup {
 			if n := len(groups); n == 0 || groups[n-1].source != source || groups[n-1].target != target {
 				groups = append(groups, conceptGroup{source: source, target: target})
 			}
-			groups[len(groups)-1].add(fhir.Coding{Code: code, Display: display}, to, equivalence, comment)
+			groups[len(groups)-1].add(fhir.Coding{Code: code, Display: display}, to, equivalence, comment, depends)
 		}
 	}
 	return groups

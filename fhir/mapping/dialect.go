@@ -51,6 +51,7 @@ type Dialect struct {
 	detectMin int
 	lineRules []lineRule
 	codes     map[string]*localCode // system, NUL, code
+	site      *Overrides
 }
 
 // localCode is what a dialect says about one of its codes.

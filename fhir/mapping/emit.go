@@ -218,7 +218,7 @@ func (c *Converter) writeRow(i int32) {
 	}
 	o.Extension = ext
 	switch {
-	case r.standard && r.loinc[0] != nil:
+	case r.standard && r.loinc[0] != nil && !r.loinc[0].site:
 		o.Category, o.Profile = vitalSigns, r.loinc[0].profile
 	case r.as == alarm:
 		o.Category = fhir.Coding{System: systemKind, Code: "alarm", Display: "Alarm"}

@@ -450,7 +450,7 @@ func TestConceptMap(t *testing.T) {
 	for _, want := range []string{
 		`{"code":"147842","display":"MDC_ECG_HEART_RATE","target":[{"code":"8867-4","display":"Heart rate","equivalence":"wider"}]}`,
 		`{"code":"268192","display":"MDC_DIM_DEGC","target":[{"code":"Cel","equivalence":"equivalent"}]}`,
-		`{"code":"150344","target":[{"code":"8310-5","display":"Body temperature","equivalence":"wider","comment":"only in the channels 1.2.5"}]}`,
+		`{"code":"150344","target":[{"code":"8310-5","display":"Body temperature","equivalence":"wider","comment":"only in the channels 1.2.5","dependsOn":[{"property":"https://vitalgate.github.io/fhir/property/obx-4","value":"1.2.5"}]}]}`,
 	} {
 		if !bytes.Contains(b, []byte(want)) {
 			t.Errorf("%s is missing", want)

@@ -151,7 +151,7 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 	id := &r.code
 	c.key = append(append(append(c.key[:0], system...), 0), code...)
 	local := c.d.codes[string(c.key)]
-	if local != nil && (system == "MDC" || system == "") && strings.HasPrefix(name, "MDC_") && termByName[name] != local.term {
+	if local != nil && (system == "MDC" || system == "") && strings.HasPrefix(name, "MDC_") && c.d.named(name) != local.term {
 		local = nil // the name says something else than the dialect: judge the pair itself
 	}
 	if local != nil {
@@ -165,10 +165,12 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 		if local.needsLabel && name == "" {
 			return false
 		}
-		id.term, id.known, id.number = local.term, true, local.term.number
-		id.origin = system != "MDC"
+		id.term, id.known, id.origin = local.term, local.term != nil, system != "MDC"
+		if local.term != nil {
+			id.number = local.term.number
+		}
 		if local.loinc != nil && inChannels(r.channel, local.channels) {
-			id.loinc = local.loinc
+			id.loinc, id.known = local.loinc, true
 		}
 		return false
 	}
@@ -180,7 +182,7 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 		}
 		id.number = number
 		if number&0xffff < 0xf000 { // above: private to Philips
-			id.term = termByNumber[number]
+			id.term = c.d.numbered(number)
 		}
 		id.known, id.origin = id.term != nil, true
 		if number&0xffff < 0xf000 && !id.known && number>>16 == 2 {
@@ -188,7 +190,7 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 		}
 		return false
 	case "LN", "LOINC":
-		id.loinc = loincByCode[code]
+		id.loinc = c.d.loincCode(code)
 		id.known = id.loinc != nil
 		return false
 	case "MDC", "":
@@ -200,20 +202,20 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 			return false
 		}
 		if !isNumber && strings.HasPrefix(code, "MDC_") { // a name where the number belongs
-			id.term = termByName[code]
+			id.term = c.d.named(code)
 			id.known = id.term != nil
 			if id.term == nil {
 				c.finding(r, EventCodeUnknown, 3, "the name is not in the table")
-			} else if strings.HasPrefix(name, "MDC_") && termByName[name] != id.term {
+			} else if strings.HasPrefix(name, "MDC_") && c.d.named(name) != id.term {
 				c.finding(r, EventCodeConflict, 3, "two names disagree")
 				return true
 			}
 			return false
 		}
 		id.number = number
-		byNumber := termByNumber[number]
+		byNumber := c.d.numbered(number)
 		isName := strings.HasPrefix(name, "MDC")
-		byName := termByName[name]
+		byName := c.d.named(name)
 		switch {
 		case byNumber != nil && byNumber == byName, byNumber != nil && !isName:
 			id.term = byNumber
@@ -617,7 +619,7 @@ func (c *Converter) judge(r *row) {
 	}
 	r.standard = true
 	for i, l := range r.loinc { // the profile fixes the units: kPa, say, stays under the MDC code alone
-		if l != nil && !oneOf(r.unit.ucum, l.units...) {
+		if l != nil && len(l.units) > 0 && !oneOf(r.unit.ucum, l.units...) {
 			r.loinc[i] = nil
 		}
 	}

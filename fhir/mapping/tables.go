@@ -33,6 +33,7 @@ type loincCode struct {
 	dimension dimension
 	limits    limits
 	part      part
+	site      bool       // added by a site: no vital sign of a profile
 	also      *loincCode // the more general code that the profile wants beside it
 }
 

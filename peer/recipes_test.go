@@ -110,7 +110,7 @@ func TestRecipes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := s.CachedInfo(); c.State.LastSeq != uint64(len(box.Log)) || !c.Config.DenyPurge || !c.Config.DenyDelete || !c.Config.AllowAtomicPublish || c.State.Consumers != 1 {
+	if c := s.CachedInfo(); c.State.LastSeq != uint64(len(box.Log)) || c.Config.Discard != jetstream.DiscardNew || !c.Config.DenyDelete || !c.Config.AllowAtomicPublish || c.State.Consumers != 1 {
 		t.Errorf("the operator sees %+v", c)
 	}
 	names := s.ConsumerNames(t.Context())

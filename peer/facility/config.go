@@ -55,7 +55,7 @@ name     = %s             # unique in the facility
 [boxes]
 listen = %s # where boxes connect (NATS over TLS 1.3); empty: this peer takes no boxes
 url    = %s # how boxes reach that, tls://host:port, where it differs; the host must be in the certificate (init --host)
-stream_mib = %d            # most MiB that each box's stream keeps before the oldest go; records stay in the verified store
+stream_mib = %d            # most MiB of each box that wait to be verified and stored; full, the stream refuses and the box keeps its records
 
 [peers]
 listen = %s # where ward peers join (NATS leaf nodes); empty: none

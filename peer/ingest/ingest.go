@@ -1,5 +1,6 @@
 // Package ingest takes the records of one box from its stream in the embedded NATS server into the verified store. It
-// keeps its own cursor in the stream; the stream keeps what lies beyond a gap until another peer has filled it.
+// keeps its own cursor in the stream, and frees the stream of what lies before it; the stream keeps what lies beyond a gap
+// until another peer has filled it.
 package ingest
 
 import (
@@ -21,6 +22,10 @@ import (
 // batch bounds what one fsync covers and one request brings into memory, in records.
 const batch = 128
 
+// keep is the part of its limit, as a divisor, up to which a stream keeps what has been taken in: enough to begin a lost
+// store with, and room for the box while nothing can be taken in.
+const keep = 2
+
 // cursor says how far a stream has been taken in. The digest of that message tells whether the stream is still the one
 // that was read: a damaged one numbers anew.
 type cursor struct {
@@ -40,8 +45,10 @@ type Ingest struct {
 // position is where the work is.
 type position struct {
 	cursor
-	gap   uint64 // lowest index that was met beyond a gap; the cursor stays before it
-	early bool   // there is such a gap
+	looked time.Time // when the size of the stream was last seen
+	taken  int64     // about how many bytes were taken in since then
+	gap    uint64    // lowest index that was met beyond a gap; the cursor stays before it
+	early  bool      // there is such a gap
 }
 
 var errRewind = errors.New("the gap is filled")
@@ -87,15 +94,39 @@ func (g *Ingest) read(ctx context.Context) error {
 		s.DeleteConsumer(end, c.CachedInfo().Name) // it ends by itself otherwise
 	}()
 	for ctx.Err() == nil {
-		if err := g.fetch(ctx, c, &at); err != nil {
+		if err := g.fetch(ctx, s, c, &at); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
+// free makes room in the stream when it is more than half full, by removing what is before the cursor: that is stored, or
+// set aside. The message at the cursor stays, and with it the count of the stream and the proof that it is the same stream.
+func (g *Ingest) free(ctx context.Context, s jetstream.Stream, at *position) error {
+	limit := s.CachedInfo().Config.MaxBytes
+	if limit <= 0 || at.Sequence <= 1 || at.taken < limit/(4*keep) && time.Since(at.looked) < time.Second {
+		return nil
+	}
+	i, err := s.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot look at the stream: %w", err)
+	}
+	at.looked, at.taken = time.Now(), 0
+	if i.State.Bytes <= uint64(limit/keep) || i.State.FirstSeq >= at.Sequence {
+		return nil
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSequence(at.Sequence)); err != nil {
+		return fmt.Errorf("cannot free the stream of what is stored: %w", err)
+	}
+	return nil
+}
+
 // fetch takes in what one request to the stream brings.
-func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *position) error {
+func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Consumer, at *position) error {
+	if err := g.free(ctx, s, at); err != nil {
+		return err
+	}
 	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	got, err := c.Fetch(batch, jetstream.FetchContext(ask))
@@ -134,6 +165,9 @@ func (g *Ingest) fetch(ctx context.Context, c jetstream.Consumer, at *position) 
 			if err := g.take(group, at); err != nil {
 				return err
 			}
+			if err := g.free(ctx, s, at); err != nil {
+				return err
+			}
 		}
 	}
 	if err := got.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jetstream.ErrMsgIteratorClosed) {
@@ -158,6 +192,9 @@ func (g *Ingest) take(group []jetstream.Msg, at *position) error {
 	early, err := g.Box.Add("stream", messages)
 	if err != nil {
 		return err
+	}
+	for _, m := range messages {
+		at.taken += int64(len(m.Data)) + 256
 	}
 	done := len(messages)
 	if early.Count > 0 {

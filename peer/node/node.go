@@ -52,7 +52,7 @@ type Config struct {
 	Pin         string // hex SHA-256 of the SubjectPublicKeyInfo of Certificate
 	Seed        string // nkey user seed (SU…) for the remotes
 
-	StreamBytes int64 // most bytes a box's stream keeps; the oldest go first
+	StreamBytes int64 // most bytes a box's stream holds; full, it refuses what the box sends
 	StoreBytes  int64 // most bytes of all streams
 }
 
@@ -205,19 +205,34 @@ func StreamName(id record.BoxID) string { return "OBS_" + id.Facility + "_" + id
 
 // Stream creates or updates the box's stream. Called at every start, it also takes up the data of a stream whose
 // description a power cut has destroyed.
+//
+// What the stream has acknowledged stays until whoever takes it in removes it: full, the stream refuses new messages. It
+// denies no purge, because that is how they are removed; nobody but this process can send one (docs/adr/0010).
 func (n *Node) Stream(ctx context.Context, js jetstream.JetStream, id record.BoxID) (jetstream.Stream, error) {
+	limit := n.config.StreamBytes
+	switch old, err := js.Stream(ctx, StreamName(id)); {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+	case err != nil:
+		return nil, fmt.Errorf("cannot look at the stream of box %s: %w", id, err)
+	case old.CachedInfo().Config.DenyPurge:
+		return nil, fmt.Errorf("cannot use the stream of box %s: an earlier version of vitalpeer made it; run that version until vitalpeer status shows the records of the box, "+
+			"then stop it and remove the folder %s; boxes bring again what they still keep", id, n.config.Dir)
+	default: // The server meets a lower limit by removing the oldest, so that waits until there is room.
+		if c := old.CachedInfo(); c.Config.MaxBytes > limit && c.State.Bytes > uint64(limit)/2 {
+			limit = c.Config.MaxBytes
+		}
+	}
 	s, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:               StreamName(id),
 		Description:        "records of box " + id.String(),
 		Subjects:           []string{id.Subject()},
 		Storage:            jetstream.FileStorage,
 		Retention:          jetstream.LimitsPolicy,
-		Discard:            jetstream.DiscardOld,
-		MaxBytes:           n.config.StreamBytes,
+		Discard:            jetstream.DiscardNew,
+		MaxBytes:           limit,
 		MaxMsgSize:         int32(MaxPayload),
 		Replicas:           1,
 		DenyDelete:         true,
-		DenyPurge:          true,
 		AllowDirect:        true,
 		AllowAtomicPublish: true,
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/node"
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/record"
 )
 
 // a facility for tests: a hub's folder, and what its node needs.
@@ -221,6 +222,84 @@ func TestBoxCredentialsReadNothingAndWriteNowhereElse(t *testing.T) {
 	}
 	if n := s.CachedInfo().State.LastSeq; n != 0 {
 		t.Errorf("the stream of the other box holds %d messages that it never sent", n)
+	}
+}
+
+// A stream that nobody empties: the box is refused, so that it keeps its records, and what it was told is stored stays. A
+// batch that does not fit leaves nothing behind. Room that is made is used again, and the count of the stream goes on.
+func TestFullStreamRefusesAndKeepsWhatItAcknowledged(t *testing.T) {
+	h := newHub(t)
+	h.conf.Boxes.StreamMiB = 1
+	b := peertest.NewBox(t, "f1/gw1")
+	h.enrol(b)
+	h.start()
+	nc := b.Connect(h.url())
+	stream := func() *jetstream.StreamInfo {
+		t.Helper()
+		s, err := h.js.Stream(t.Context(), "OBS_f1_gw1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo()
+	}
+	acknowledged := uint64(0)
+	var refused []record.Published
+	for range 100 {
+		batch := b.Record(100)
+		err := b.TryPublish(nc, batch)
+		var no *peertest.Refusal
+		if errors.As(err, &no) {
+			if no.Code != 10077 {
+				t.Errorf("the box is refused with %v, want code 10077, on which it keeps its records and tries again", no)
+			}
+			refused = batch
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		acknowledged += uint64(len(batch))
+	}
+	if refused == nil {
+		t.Fatal("the box is never refused")
+	}
+	if s := stream().State; s.FirstSeq != 1 || s.Msgs != acknowledged || s.LastSeq != acknowledged {
+		t.Fatalf("%d records are acknowledged; the stream holds %d, %d to %d", acknowledged, s.Msgs, s.FirstSeq, s.LastSeq)
+	}
+	// The question of a box where the stream ends is still answered.
+	probe := &nats.Msg{Subject: b.ID.Subject(), Header: nats.Header{"Nats-Expected-Last-Sequence": {"4611686018427387904"}}}
+	a, err := nc.RequestMsg(probe, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("wrong last sequence: %d", acknowledged); !strings.Contains(string(a.Data), want) {
+		t.Errorf("the full stream answers %s, want %q", a.Data, want)
+	}
+	for _, subject := range []string{"$JS.API.STREAM.PURGE.OBS_f1_gw1", "$JS.API.STREAM.MSG.DELETE.OBS_f1_gw1", "$JS.API.STREAM.DELETE.OBS_f1_gw1", "$JS.API.STREAM.UPDATE.OBS_f1_gw1"} {
+		if err := violation(t, b, h.url(), func(nc *nats.Conn) error { return nc.PublishRequest(subject, "_ACK.gw1.x", []byte("{}")) }); err == nil {
+			t.Errorf("a box may publish to %q", subject)
+		}
+	}
+
+	h.node.Stop() // a lower limit is not met by removing the oldest
+	h.conf.Boxes.StreamMiB = 0
+	h.start()
+	if s := stream().State; s.FirstSeq != 1 || s.LastSeq != acknowledged {
+		t.Fatalf("after a lower limit the stream holds %d to %d, want 1 to %d", s.FirstSeq, s.LastSeq, acknowledged)
+	}
+	h.node.Stop()
+	h.conf.Boxes.StreamMiB = 1
+	h.start()
+	s, err := h.js.Stream(t.Context(), "OBS_f1_gw1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(acknowledged)); err != nil {
+		t.Fatal(err)
+	}
+	b.Publish(b.Connect(h.url()), refused)
+	if s := stream().State; s.FirstSeq != acknowledged || s.LastSeq != acknowledged+uint64(len(refused)) {
+		t.Errorf("after room was made the stream holds %d to %d, want %d to %d", s.FirstSeq, s.LastSeq, acknowledged, acknowledged+uint64(len(refused)))
 	}
 }
 

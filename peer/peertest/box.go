@@ -217,6 +217,27 @@ func (b *Box) Publish(nc *nats.Conn, records []record.Published) {
 	b.Send(nc, all...)
 }
 
+// Refusal is what the stream answers instead of an acknowledgement.
+type Refusal struct {
+	Code        int `json:"err_code"`
+	Description string
+}
+
+func (r *Refusal) Error() string { return fmt.Sprintf("%s (%d)", r.Description, r.Code) }
+
+// TryPublish sends records as one atomic batch. The error is a *Refusal where the stream refuses it.
+func (b *Box) TryPublish(nc *nats.Conn, records []record.Published) error {
+	b.t.Helper()
+	all := make([][]byte, len(records))
+	for i, p := range records {
+		var err error
+		if all[i], err = p.AppendBinary(nil); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return b.batch(nc, all)
+}
+
 // Send sends messages of any content to the box's subject in atomic batches and waits for the acknowledgements.
 func (b *Box) Send(nc *nats.Conn, messages ...[]byte) {
 	b.t.Helper()
@@ -248,13 +269,13 @@ func (b *Box) batch(nc *nats.Conn, batch [][]byte) error {
 		}
 		var ack struct {
 			Seq   uint64
-			Error *struct{ Description string }
+			Error *Refusal
 		}
 		if err := json.Unmarshal(answer.Data, &ack); err != nil {
 			return err
 		}
 		if ack.Error != nil {
-			return fmt.Errorf("%s", ack.Error.Description)
+			return ack.Error
 		}
 	}
 	return nil

@@ -91,7 +91,7 @@ func (c *Converter) identifiers(s hl7.Segment, fields ...int) []fhir.Identifier 
 	for _, field := range fields {
 		f := s.Field(field)
 		for r := 1; r <= f.Reps() && r <= maxIdentifiers; r++ {
-			if id, ok := c.identifierCX(f.Rep(r)); ok && !contains(c.ids[first:], id) {
+			if id, ok := c.identifierCX(s, field, f.Rep(r)); ok && !contains(c.ids[first:], id) {
 				c.ids = append(c.ids, id)
 			}
 		}
@@ -111,8 +111,8 @@ func contains(ids []fhir.Identifier, id fhir.Identifier) bool {
 	return false
 }
 
-// identifierCX reads a CX (v2-to-FHIR IG, CX[Identifier]).
-func (c *Converter) identifierCX(v hl7.Value) (fhir.Identifier, bool) {
+// identifierCX reads v, a CX in that field (v2-to-FHIR IG, CX[Identifier]).
+func (c *Converter) identifierCX(s hl7.Segment, field int, v hl7.Value) (fhir.Identifier, bool) {
 	value := c.text(v.Comp(1))
 	if value == "" || value == `""` {
 		return fhir.Identifier{}, false
@@ -127,11 +127,11 @@ func (c *Converter) identifierCX(v hl7.Value) (fhir.Identifier, bool) {
 	if code := c.text(v.Comp(5)); isCode(code) {
 		id.TypeCode = code
 	}
-	from, began := c.stampOf(v.Comp(7), hl7.Segment{}, 0)
+	from, began := c.stampOf(v.Comp(7), s, field)
 	if began {
 		id.Period.Start = from.text
 	}
-	if to, ended := c.stampOf(v.Comp(8), hl7.Segment{}, 0); ended && (!began || !to.before(from)) {
+	if to, ended := c.stampOf(v.Comp(8), s, field); ended && (!began || !to.before(from)) {
 		id.Period.End = to.text
 	}
 	return id, true

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"strings"
 	"time"
 
 	"github.com/vitalgate/vitalgate/fhir/mapping"
@@ -30,6 +31,9 @@ func answers(m *hl7.Message, d *mapping.Dialect, v verdict, now time.Time, id st
 	}
 	acceptWhen, applicationWhen := hl7.AckMode(m)
 	_, isAnswer := m.First("MSA")
+	if code, _, _ := m.Type(); code == "ACK" {
+		isAnswer = true
+	}
 	switch {
 	case d.Ack == "none", isAnswer: // an acknowledgement is never acknowledged
 		return nil
@@ -48,15 +52,16 @@ func answers(m *hl7.Message, d *mapping.Dialect, v verdict, now time.Time, id st
 	return all
 }
 
-// wanted applies a condition of HL7 table 0155.
+// wanted applies a condition of HL7 table 0155. A word that is none of the table is taken as "always": a monitor that waits in
+// vain does more harm than an answer that nobody wanted.
 func wanted(when string, success bool) bool {
-	switch when {
-	case "AL":
-		return true
+	switch strings.ToUpper(when) {
+	case "", "NE":
+		return false
 	case "SU":
 		return success
 	case "ER":
 		return !success
 	}
-	return false
+	return true
 }

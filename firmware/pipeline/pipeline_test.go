@@ -293,6 +293,8 @@ func TestEnhancedModeAsksForWhatItWants(t *testing.T) {
 		{"AL|AL", "MSA|CA|", "MSA|CR|"},
 		{"NE|NE", "", "MSA|"},
 		{"ER|ER", "", "MSA|"},
+		{"al|", "MSA|CA|", "MSA|AA|"},
+		{"XX|", "MSA|CA|", "MSA|AA|"},
 	} {
 		m := strings.Replace(heartRate(fmt.Sprint("E", i), i, 70), "|P|2.6\r", "|P|2.6|||"+c.modes+"\r", 1)
 		a := wait(t, b.send(t, m))

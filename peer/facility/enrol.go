@@ -80,6 +80,9 @@ func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves [
 		Claim: q.Protection, Software: q.Software, Kinds: kinds, Registered: time.Now().UTC().Truncate(time.Second)}
 	g := &enrolment.Grant{Version: enrolment.Version, Box: q.Box, CA: ca.pem, TLSCertificate: cert, Leaves: leaves,
 		Readers: enrolment.Readers{Network: []string{string(bytes.TrimSpace(reader))}, Patient: []string{}}}
+	if err := g.Sign(ca.key); err != nil {
+		return nil, nil, fmt.Errorf("cannot sign the grant: %w", err)
+	}
 	return r, g, nil
 }
 

@@ -5,8 +5,11 @@ package enrolment
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -46,6 +49,28 @@ type Grant struct {
 	TLSCertificate string  `json:"tls_certificate"` // PEM certificate for the key of the request's tls_csr
 	Leaves         []Leaf  `json:"leaves"`          // NATS leaf nodes, in order of preference
 	Readers        Readers `json:"readers"`
+	Signature      []byte  `json:"signature"` // by the authority, ECDSA with SHA-256, ASN.1, over the grant without it: nobody adds a reader on the way
+}
+
+// signed is what the authority signs: the JSON form without a signature.
+func (g Grant) signed() ([]byte, error) {
+	g.Signature = nil
+	b, err := json.Marshal(g)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(append([]byte("vitalgate/grant/v1\n"), b...))
+	return sum[:], nil
+}
+
+// Sign puts the authority's signature on the grant. The key is that of the certificate in CA.
+func (g *Grant) Sign(authority crypto.Signer) error {
+	sum, err := g.signed()
+	if err != nil {
+		return err
+	}
+	g.Signature, err = authority.Sign(rand.Reader, sum, crypto.SHA256)
+	return err
 }
 
 // Leaf is one NATS leaf node that takes the box's records.
@@ -128,10 +153,23 @@ func (g *Grant) check() error {
 	if _, err := record.ParseBoxID(g.Box); err != nil {
 		return fmt.Errorf("box: %w", err)
 	}
-	for _, c := range []struct{ name, pem string }{{"ca", g.CA}, {"tls_certificate", g.TLSCertificate}} {
-		if _, err := ParseCertificate(c.pem); err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
+	ca, err := ParseCertificate(g.CA)
+	if err != nil {
+		return fmt.Errorf("ca: %w", err)
+	}
+	own, err := ParseCertificate(g.TLSCertificate)
+	if err != nil {
+		return fmt.Errorf("tls_certificate: %w", err)
+	}
+	if err := own.CheckSignatureFrom(ca); err != nil {
+		return fmt.Errorf("tls_certificate: it is not of the authority in ca: %w", err)
+	}
+	sum, err := g.signed()
+	if err != nil {
+		return err
+	}
+	if key, ok := ca.PublicKey.(*ecdsa.PublicKey); !ok || !ecdsa.VerifyASN1(key, sum, g.Signature) {
+		return errors.New("signature: it is not the authority's; the grant was changed on its way, get it anew from the facility")
 	}
 	if len(g.Leaves) == 0 {
 		return errors.New("leaves: there is none, so the box could publish nowhere")

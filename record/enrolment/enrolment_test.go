@@ -69,10 +69,12 @@ func TestNobodyChangesAGrantOnItsWay(t *testing.T) {
 	for name, change := range map[string]func(*enrolment.Grant){
 		"a reader is added":    func(g *enrolment.Grant) { g.Readers.Network = append(g.Readers.Network, "vgreader1-thief") },
 		"a reader is replaced": func(g *enrolment.Grant) { g.Readers.Network[0] = "vgreader1-thief" },
-		"a leaf is added":      func(g *enrolment.Grant) { g.Leaves = append(g.Leaves, enrolment.Leaf{Name: "x", URL: "tls://127.0.0.1:1"}) },
-		"it is for another":    func(g *enrolment.Grant) { g.Box = "f1/gw2" },
-		"it has no signature":  func(g *enrolment.Grant) { g.Signature = nil },
-		"another authority":    func(g *enrolment.Grant) { other, _ := grant(t); g.CA = other.CA },
+		"a leaf is added": func(g *enrolment.Grant) {
+			g.Leaves = append(g.Leaves, enrolment.Leaf{Name: "x", URL: "tls://127.0.0.1:1"})
+		},
+		"it is for another":   func(g *enrolment.Grant) { g.Box = "f1/gw2" },
+		"it has no signature": func(g *enrolment.Grant) { g.Signature = nil },
+		"another authority":   func(g *enrolment.Grant) { other, _ := grant(t); g.CA = other.CA },
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, _ := grant(t)

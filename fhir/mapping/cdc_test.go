@@ -114,7 +114,7 @@ func TestCDC(t *testing.T) {
 	}
 	shared := equal + len(unexplained)
 	percent := 100 * float64(equal) / float64(shared)
-	t.Logf("%d pairs, %d fields of Patient, Encounter and Observation in CDC's output", pairs, fields)
+	t.Logf("%d pairs, %d fields of Patient, Encounter, Observation and Device in CDC's output", pairs, fields)
 	t.Logf("equal: %d of %d shared fields: %.1f %% (%.1f %% if the rules below are counted as shared)", equal, shared, percent, 100*float64(equal)/float64(shared+classes["rule"]))
 	t.Logf("different without a reason: %d", len(unexplained))
 	t.Logf("not shared: %d out of scope, %d where CDC departs from the IG, HL7 or FHIR, %d by a rule of ours", classes["scope"], classes["cdc"]+zones, classes["rule"])
@@ -151,7 +151,7 @@ func named(raw []byte) []byte {
 	return bytes.Join(lines, []byte("\r"))
 }
 
-// leaves gives the elements of the Patient, Encounter and Observation resources of a Bundle as "Observation[1].status", without
+// leaves gives the elements of the Patient, Encounter, Observation and Device resources of a Bundle as "Observation[1].status", without
 // extensions but the time of birth; of references only that they are there.
 func leaves(t *testing.T, bundle []byte) map[string]string {
 	t.Helper()
@@ -194,7 +194,10 @@ func leaves(t *testing.T, bundle []byte) map[string]string {
 	}
 	for _, e := range b.Entry {
 		switch kind, _ := e.Resource["resourceType"].(string); kind {
-		case "Patient", "Encounter", "Observation":
+		case "Patient", "Encounter", "Observation", "Device":
+			if ids := items(e.Resource["identifier"]); kind == "Device" && len(ids) > 0 {
+				kind += fmt.Sprint(" ", ids[0]["value"])
+			}
 			if code, ok := e.Resource["code"].(any1); ok { // the order of Observations is not the message's
 				for _, k := range items(code["coding"]) {
 					kind += fmt.Sprint(" ", k["code"])

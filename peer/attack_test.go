@@ -284,10 +284,18 @@ func TestTwoHistoriesOfOneBoxAreEvidence(t *testing.T) {
 	}
 	found := false
 	for _, c := range hub.status().Conditions {
-		found = found || c.Code == "fork" && c.About == "f1/gw1"
+		found = found || c.Code == "fork" && c.About == "f1/gw1" && c.Severity == "critical" && strings.Contains(c.Remedy, "vitalpeer box revoke")
 	}
 	if !found {
-		t.Error("the status does not speak of it")
+		t.Errorf("the status does not say whose history it is and what to do: %+v", hub.status().Conditions)
+	}
+	a, err := http.Get("http://" + hub.conf.Page.Listen + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Body.Close()
+	if a.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("readyz answers %s while readings of a bed are set aside", a.Status)
 	}
 }
 

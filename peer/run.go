@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -57,6 +58,8 @@ type peer struct {
 	state    registry.State
 	broken   error // what of the registry is not in force, and why
 	lastLink time.Time
+	work     map[record.BoxID]*ingest.Ingest
+	untaken  map[string]error // boxes whose store does not open
 }
 
 // lockPatience is how long run waits for another process to leave the data folder.
@@ -83,7 +86,8 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 		return err
 	}
 	defer unlock()
-	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now()}
+	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now(),
+		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}}
 	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence()})
 	defer p.store.Close()
 	opener, err := d.Opener() // a fault of the key file shows at once
@@ -130,10 +134,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 
 	g, ctx := errgroup.WithContext(ctx)
 	for _, r := range p.state.Boxes {
-		if err := p.take(ctx, g, r); err != nil { // the other boxes do not suffer
-			p.log.Error("cannot take a box", "box", r.Box, "error", err)
-			p.broken = errors.Join(p.broken, err)
-		}
+		p.take(ctx, g, r)
 	}
 	g.Go(func() error { return p.followRegistry(ctx, g, mark) })
 	g.Go(func() error {
@@ -209,18 +210,27 @@ func serve(ctx context.Context, g *errgroup.Group, l net.Listener, h http.Handle
 	})
 }
 
-// take begins to work for a registered box, or takes in what has changed in its registration.
-func (p *peer) take(ctx context.Context, g *errgroup.Group, r *registry.Registration) error {
+// take begins to work for a registered box, or takes in what has changed in its registration. The other boxes do not
+// suffer if it cannot.
+func (p *peer) take(ctx context.Context, g *errgroup.Group, r *registry.Registration) {
 	known := p.store.Find(r.ID()) != nil
 	b, err := p.store.Box(r)
-	if err != nil || known {
-		return err
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.log.Error("cannot take a box", "box", r.Box, "error", err)
+		p.untaken[r.Box] = err
+		return
+	}
+	delete(p.untaken, r.Box)
+	if known {
+		return
 	}
 	work := &ingest.Ingest{Box: b, Dir: p.dir.Cursors(), Log: p.log,
 		Stream: func(ctx context.Context) (jetstream.Stream, error) { return p.node.Stream(ctx, p.js, b.ID) }}
+	p.work[b.ID] = work
 	g.Go(func() error { return work.Run(ctx) })
 	g.Go(func() error { return p.show(ctx, b) })
-	return nil
 }
 
 // followRegistry puts changes of the registry into force.
@@ -253,10 +263,7 @@ func (p *peer) followRegistry(ctx context.Context, g *errgroup.Group, mark strin
 			broken = errors.Join(broken, err)
 		}
 		for _, r := range s.Boxes {
-			if err := p.take(ctx, g, r); err != nil {
-				p.log.Error("cannot take a box", "box", r.Box, "error", err)
-				broken = errors.Join(broken, err)
-			}
+			p.take(ctx, g, r)
 		}
 		p.mu.Lock()
 		p.state, p.broken = s, broken
@@ -367,7 +374,24 @@ func (p *peer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	for _, box := range p.store.Boxes() {
 		fmt.Fprintf(&b, "vitalpeer_store_records{box=%q} %d\nvitalpeer_store_pending{box=%q} %d\n", box.ID, box.Size(), box.ID, box.Pending())
 	}
-	fmt.Fprintf(&b, "vitalpeer_leaf_links %d\n", p.node.Leaves())
+	for id, w := range p.works() {
+		at := w.State()
+		missing := uint64(0)
+		if at.Gap != nil {
+			missing = at.Gap.To - at.Gap.From
+		}
+		fmt.Fprintf(&b, "vitalpeer_stream_waiting{box=%q} %d\nvitalpeer_stream_bytes{box=%q} %d\nvitalpeer_gap_records{box=%q} %d\n",
+			id, max(at.Last, at.Cursor)-at.Cursor, id, at.Bytes, id, missing)
+	}
+	st := p.status()
+	for _, c := range st.Conditions {
+		fmt.Fprintf(&b, "vitalpeer_condition{code=%q,about=%q,severity=%q} 1\n", c.Code, c.About, c.Severity)
+	}
+	ready := 0
+	if st.Ready {
+		ready = 1
+	}
+	fmt.Fprintf(&b, "vitalpeer_ready %d\nvitalpeer_leaf_links %d\n", ready, p.node.Leaves())
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 	w.Write(b.Bytes())
 }
@@ -402,6 +426,12 @@ func (p *peer) serveAPI(w http.ResponseWriter, q *http.Request) {
 		p.log.Error("cannot read the verified store", "error", err)
 		panic(http.ErrAbortHandler) // the reader must not take it for the whole
 	}
+}
+
+func (p *peer) works() map[record.BoxID]*ingest.Ingest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.work)
 }
 
 // local says whether a request came in on a loopback address and under a name that no stranger's page can take (DNS

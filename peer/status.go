@@ -4,16 +4,20 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/vitalgate/vitalgate/peer/facility"
+	"github.com/vitalgate/vitalgate/peer/ingest"
 	"github.com/vitalgate/vitalgate/peer/registry"
 	"github.com/vitalgate/vitalgate/peer/store"
 )
@@ -48,21 +52,39 @@ type condition struct {
 	Remedy   string `json:"remedy"`
 }
 
+// standing is how long something must last to be a condition: what passes by itself within it is no news.
+const standing = 10 * time.Second
+
 func (p *peer) status() *status {
 	p.mu.Lock()
-	state, broken, lastLink := p.state, p.broken, p.lastLink
+	state, broken, lastLink, untaken := p.state, p.broken, p.lastLink, maps.Clone(p.untaken)
 	p.mu.Unlock()
+	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
 	for _, r := range state.Boxes {
 		b := p.store.Find(r.ID())
+		if err := untaken[r.Box]; err != nil {
+			st.Conditions = append(st.Conditions, condition{"store-failed", r.Box, "critical",
+				"Records of this box are not stored, nor shown: " + err.Error() + ". They wait in its stream, and when that is full in the box.",
+				"Run vitalpeer fsck; then restart vitalpeer."})
+		}
 		if b == nil {
 			continue
 		}
 		st.add(p.dir, r, b)
-		if err := b.Err(); err != nil {
-			st.Conditions = append(st.Conditions, condition{"store-failed", r.Box, "critical",
-				"The store of this box takes no records: " + err.Error() + ".", "Look at the disk, then restart vitalpeer."})
+		var at ingest.State
+		if w := works[b.ID]; w != nil {
+			at = w.State()
 		}
+		for _, c := range stands(b, at, p.dir.Store(), now) {
+			c.About = r.Box
+			st.Conditions = append(st.Conditions, c)
+		}
+	}
+	if !p.node.Streams() {
+		st.Conditions = append(st.Conditions, condition{"streams-stopped", "", "critical",
+			"The NATS server has given up its streams, as it does when its disk is full: boxes are not acknowledged and keep their records.",
+			"Make room on the disk of " + p.dir.Nats() + ", then restart vitalpeer."})
 	}
 	if broken != nil {
 		st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical",
@@ -77,18 +99,57 @@ func (p *peer) status() *status {
 	return st
 }
 
+// stands says why the records of a box are not stored, if they are not.
+func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []condition) {
+	say := func(code string, since time.Time, what, remedy string) {
+		waiting := "."
+		if at.Last > at.Cursor {
+			waiting = fmt.Sprintf("; %d messages wait in its stream.", at.Last-at.Cursor)
+		}
+		all = append(all, condition{code, "", "critical", "Since " + since.UTC().Format(time.RFC3339) + " " + what + waiting, remedy})
+	}
+	trouble, since := b.Trouble()
+	switch {
+	case errors.Is(trouble, syscall.ENOSPC), errors.Is(trouble, syscall.EDQUOT):
+		say("store-full", since, "the disk is full and no record of this box is stored. Nothing is lost: when the stream is full too, the box keeps its records",
+			"Make room on the disk of "+folder+"; vitalpeer goes on by itself.")
+	case trouble != nil && b.Err() != nil:
+		say("store-failed", since, "no record of this box is stored: "+trouble.Error(), "Look at the disk of "+folder+", then restart vitalpeer.")
+	case trouble != nil:
+		say("store-failed", since, "no record of this box is stored: "+trouble.Error(), "Look at the disk of "+folder+"; vitalpeer goes on by itself when it can.")
+	case at.Err != nil && now.Sub(at.Since) > standing:
+		say("ingest-behind", at.Since, "nothing is taken out of the stream of this box: "+at.Err.Error(), "Mend what it names; vitalpeer tries again every second.")
+	case at.Gap == nil && !at.Behind.IsZero() && now.Sub(at.Behind) > standing:
+		say("ingest-behind", at.Behind, fmt.Sprintf("nothing is taken out of the stream of this box, and %d verified records wait for the rest of their checkpoint", b.Pending()),
+			"If records wait for the rest of their checkpoint, bring back the peer or the box that has it; else restart vitalpeer and read its log.")
+	}
+	if at.Gap != nil && now.Sub(at.Gap.Since) > standing {
+		say("gap", at.Gap.Since, fmt.Sprintf("records %d to %d of this box are missing here, and what it sent after them is neither stored nor shown", at.Gap.From, at.Gap.To-1),
+			"Bring back the peer that took them from the box: they come from it at once. vitalpeer status at each peer shows how far it holds the log of the box.")
+	}
+	return all
+}
+
 func (st *status) add(d facility.Dir, r *registry.Registration, b *store.Box) {
-	q := files(filepath.Join(d.Quarantine(), r.ID().Facility, r.ID().Name))
-	e := files(filepath.Join(d.Evidence(), r.ID().Facility, r.ID().Name))
+	q := files(filepath.Join(d.Quarantine(), r.ID().Facility, r.ID().Name), ".json")
+	e := files(filepath.Join(d.Evidence(), r.ID().Facility, r.ID().Name), ".json")
 	st.Boxes = append(st.Boxes, boxStatus{r.Box, r.Protection(), r.Revoked != nil, b.Size(), b.Pending(), q, e})
 	if q > 0 {
 		st.Conditions = append(st.Conditions, condition{"quarantine", r.Box, "warning",
 			fmt.Sprintf("%d messages of this box were refused and set aside.", q), "Read the notes in " + d.Quarantine() + "."})
 	}
-	if e > 0 {
-		st.Conditions = append(st.Conditions, condition{"fork", r.Box, "warning",
-			"This box has signed two histories that cannot both be true: its disk was restored or copied, or its key was used elsewhere.",
-			"Look into it; the evidence is in " + d.Evidence() + ". Revoke the box if it is not explained."})
+	if b.Unkept() {
+		st.Conditions = append(st.Conditions, condition{"quarantine-full", r.Box, "critical",
+			"More messages of this box were refused than are kept; further ones are only counted.",
+			"Find out why they are refused; move what is in " + filepath.Join(d.Quarantine(), r.Box) + " elsewhere and restart vitalpeer."})
+	}
+	if e > 0 || files(filepath.Join(d.Quarantine(), r.Box), "."+string(store.ReasonFork)+".json") > 0 {
+		st.Conditions = append(st.Conditions, condition{"fork", r.Box, "critical",
+			"Box " + r.Box + " has signed two histories that cannot both be true: its disk was rolled back, restored or copied, or its key was used elsewhere. " +
+				"What it sends of the second one is set aside; it is neither stored nor shown, and the box believes that it is.",
+			"Go to the bed: chart by hand until this is settled. If the disk of the box was restored, no peer will ever take its second history: enrol it anew under another name (vitalpeer box add), and revoke " + r.Box +
+				" (vitalpeer box revoke). If nobody restored it, its key is in other hands: revoke it at once. The evidence is in " + filepath.Join(d.Evidence(), r.Box) + ", what was set aside in " + filepath.Join(d.Quarantine(), r.Box) +
+				"; this condition ends when the *.fork.* files of both are moved elsewhere."})
 	}
 }
 
@@ -97,11 +158,11 @@ func (st *status) finish() {
 	st.Ready = len(st.Conditions) == 0 || st.Conditions[0].Severity != "critical"
 }
 
-// files counts the notes in a folder of what was set aside.
-func files(dir string) (n int) {
+// files counts the notes in a folder of what was set aside, those whose names end so.
+func files(dir, end string) (n int) {
 	entries, _ := os.ReadDir(dir) // none where there is no folder
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".json") {
+		if strings.HasSuffix(e.Name(), end) {
 			n++
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -40,6 +41,109 @@ type Ingest struct {
 	Box    *store.Box
 	Dir    string // of the cursors
 	Log    *slog.Logger
+
+	mu     sync.Mutex
+	state  State
+	stream jetstream.Stream // as last opened
+}
+
+// State is how the work stands.
+type State struct {
+	Cursor uint64    // message of the stream up to which all is stored or set aside
+	Last   uint64    // message of the stream, as last seen
+	Bytes  uint64    // that the stream holds, as last seen
+	Limit  int64     // of Bytes
+	Gap    *Gap      // what is missing, if anything
+	Behind time.Time // since when the cursor stands before something; zero if it does not
+	Err    error     // what keeps the work from going on, nil if nothing does
+	Since  time.Time // of Err
+}
+
+// Gap is a range of records that neither the stream nor the store has, From up to (not including) To.
+type Gap struct {
+	From, To uint64
+	Since    time.Time
+}
+
+// State says how the work stands.
+func (g *Ingest) State() State {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.state
+	if s.Gap != nil {
+		if g.Box.Next() >= s.Gap.To {
+			s.Gap = nil
+		} else {
+			s.Gap = &Gap{max(s.Gap.From, g.Box.Next()), s.Gap.To, s.Gap.Since}
+		}
+	}
+	return s
+}
+
+// failed notes what keeps the work from going on; nil that it does.
+func (g *Ingest) failed(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state.Err == nil {
+		g.state.Since = time.Now()
+	}
+	g.state.Err = err
+}
+
+// at notes where the work is.
+func (g *Ingest) at(at *position) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if at.Sequence != g.state.Cursor || at.Sequence >= g.state.Last {
+		g.state.Behind = time.Time{}
+	}
+	g.state.Cursor, g.state.Err = at.Sequence, nil
+	switch old := g.state.Gap; {
+	case !at.early:
+		g.state.Gap = nil
+	case old == nil || old.To != at.gap:
+		since := time.Now()
+		if old != nil {
+			since = old.Since
+		}
+		g.state.Gap = &Gap{g.Box.Next(), at.gap, since}
+	}
+}
+
+const watchEvery = 2 * time.Second
+
+// watch looks at the stream from time to time, whatever the work does.
+func (g *Ingest) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		g.mu.Lock()
+		s := g.stream
+		g.mu.Unlock()
+		if s == nil {
+			continue
+		}
+		ask, cancel := context.WithTimeout(ctx, watchEvery)
+		i, err := s.Info(ask)
+		cancel()
+		if err != nil {
+			continue // the work meets it too
+		}
+		g.mu.Lock()
+		g.state.Last, g.state.Bytes, g.state.Limit = i.State.LastSeq, i.State.Bytes, i.Config.MaxBytes
+		switch {
+		case g.state.Cursor >= i.State.LastSeq:
+			g.state.Behind = time.Time{}
+		case g.state.Behind.IsZero():
+			g.state.Behind = time.Now()
+		}
+		g.mu.Unlock()
+	}
 }
 
 // position is where the work is.
@@ -55,6 +159,10 @@ var errRewind = errors.New("the gap is filled")
 
 // Run takes in the stream until ctx ends. It returns no error but that of ctx: everything else is tried again.
 func (g *Ingest) Run(ctx context.Context) error {
+	var watch sync.WaitGroup
+	watch.Go(func() { g.watch(ctx) })
+	defer watch.Wait()
+	said, last := time.Time{}, ""
 	for {
 		err := g.read(ctx)
 		if ctx.Err() != nil {
@@ -63,7 +171,11 @@ func (g *Ingest) Run(ctx context.Context) error {
 		if err == errRewind {
 			continue
 		}
-		g.Log.Warn("cannot take in the stream of a box, trying again", "box", g.Box.ID.String(), "error", err)
+		g.failed(err)
+		if text := err.Error(); text != last || time.Since(said) > time.Minute {
+			g.Log.Warn("cannot take in the stream of a box, trying again", "box", g.Box.ID.String(), "error", err)
+			said, last = time.Now(), text
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -81,6 +193,9 @@ func (g *Ingest) read(ctx context.Context) error {
 	if at.cursor, err = g.start(ctx, s); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	g.stream = s
+	g.mu.Unlock()
 	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: at.Sequence + 1,
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Minute,
@@ -165,6 +280,7 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 			if err := g.take(group, at); err != nil {
 				return err
 			}
+			g.at(at)
 			if err := g.free(ctx, s, at); err != nil {
 				return err
 			}
@@ -173,6 +289,7 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 	if err := got.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jetstream.ErrMsgIteratorClosed) {
 		return fmt.Errorf("cannot read the stream: %w", err)
 	}
+	g.at(at)
 	return nil
 }
 

@@ -219,6 +219,11 @@ func TestRecordsBeyondAGapStayInTheStream(t *testing.T) {
 	if s := w.state(); s.FirstSeq > uint64(len(first)) || w.work.Box.Size() != uint64(len(first)) {
 		t.Fatalf("the stream begins at %d with %d stored; %d were stored before the gap", s.FirstSeq, w.work.Box.Size(), len(first))
 	}
+	want := Gap{From: uint64(len(first)), To: uint64(len(first) + len(missing))}
+	w.until("the gap is named, and that the work stands", func() bool {
+		s := w.work.State()
+		return s.Gap != nil && s.Gap.From == want.From && s.Gap.To == want.To && !s.Gap.Since.IsZero() && !s.Behind.IsZero() && s.Last > s.Cursor
+	})
 	messages := make([]store.Message, len(missing))
 	for i, p := range missing {
 		data, err := p.AppendBinary(nil)
@@ -234,6 +239,10 @@ func TestRecordsBeyondAGapStayInTheStream(t *testing.T) {
 	w.until("all that was acknowledged is stored", func() bool { return w.work.Box.Size() >= refused-101 })
 	w.box.Publish(w.nc, w.box.Log[w.work.Box.Size():])
 	w.stored()
+	w.until("it is said that nothing is missing", func() bool {
+		s := w.work.State()
+		return s.Gap == nil && s.Behind.IsZero() && s.Err == nil
+	})
 }
 
 // The cursor is believed only of the stream that it was kept of: a stream that was lost and begun anew has other messages

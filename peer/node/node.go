@@ -175,6 +175,9 @@ func (n *Node) BoxAddress() net.Addr {
 // Leaves is the number of leaf-node connections, in either direction.
 func (n *Node) Leaves() int { return n.server.NumLeafNodes() }
 
+// Streams says whether the streams work. The server gives them up when its disk is full, until it is started anew.
+func (n *Node) Streams() bool { return n.server.JetStreamEnabled() }
+
 // Ingest connects to the account that holds the streams.
 func (n *Node) Ingest() (*nats.Conn, error) { return n.connect("ingest", n.ingest, "_INBOX") }
 

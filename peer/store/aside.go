@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -26,6 +27,8 @@ const (
 type aside struct {
 	dir              string
 	maxFiles, maxAll int
+
+	full atomic.Bool // something was not kept
 
 	mu    sync.Mutex
 	ready bool
@@ -71,6 +74,7 @@ func (a *aside) put(name string, note any, files map[string][]byte) (kept bool, 
 		size += len(b)
 	}
 	if a.files+1+len(files) > a.maxFiles || a.bytes+size > a.maxAll {
+		a.full.Store(true)
 		return false, nil
 	}
 	text, err := json.MarshalIndent(note, "", "  ")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
@@ -39,6 +40,7 @@ type Store struct {
 	dir        string
 	quarantine string
 	evidence   string
+	log        logfile.Options
 
 	mu    sync.Mutex
 	boxes map[record.BoxID]*Box
@@ -49,11 +51,14 @@ type Options struct {
 	Dir        string // the logs
 	Quarantine string
 	Evidence   string
+
+	SegmentBytes int64 // of a log file; 0 for the usual
 }
 
 // New makes a store. Nothing is opened yet.
 func New(o Options) *Store {
-	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence, boxes: map[record.BoxID]*Box{}}
+	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence,
+		log: logfile.Options{SegmentBytes: o.SegmentBytes}, boxes: map[record.BoxID]*Box{}}
 }
 
 // LogDir is where the log of a box is kept.
@@ -68,7 +73,7 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 		b.registration.Store(r)
 		return b, nil
 	}
-	log, err := logfile.Open(LogDir(s.dir, id), logfile.Options{})
+	log, err := logfile.Open(LogDir(s.dir, id), s.log)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +129,8 @@ type Box struct {
 	oldGroup []record.Published
 	lastHead []byte
 	err      error // why the box takes nothing more
+	trouble  error // of the disk, until something could be stored again
+	troubled time.Time
 
 	grownMu sync.Mutex
 	grown   chan struct{} // closed and replaced when the log has grown
@@ -263,6 +270,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 		b.fail(err)
 		return early, err
 	}
+	b.trouble = nil
 	metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome="stored",from=%q}`, b.ID, sourceKind(from))).Add(fresh)
 	b.grownMu.Lock()
 	close(b.grown)
@@ -289,6 +297,10 @@ func (b *Box) lacksOnly(c record.Checkpoint) bool {
 
 // fail ends what was begun since the last Sync. The disk may be full for a while; a failed sync is final.
 func (b *Box) fail(err error) {
+	if b.trouble == nil {
+		b.troubled = time.Now()
+	}
+	b.trouble = err
 	if b.log.Rollback() != nil {
 		b.err = err
 	}
@@ -392,6 +404,16 @@ func (b *Box) Err() error {
 	defer b.mu.Unlock()
 	return b.err
 }
+
+// Trouble is why the last records could not be stored, and since when that is so; nil as soon as some could be again.
+func (b *Box) Trouble() (err error, since time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.trouble, b.troubled
+}
+
+// Unkept says whether more of the box was refused than the quarantine keeps.
+func (b *Box) Unkept() bool { return b.aside.full.Load() }
 
 func (b *Box) close() error {
 	b.mu.Lock()

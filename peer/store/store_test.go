@@ -283,6 +283,46 @@ func TestTornCheckpointIsNotReplacedByAnotherHistory(t *testing.T) {
 	}
 }
 
+// A disk that takes no more for a while: the store says so as long as it lasts, loses nothing of what it had, and goes on
+// when it can.
+func TestStoreSaysThatItCannotWriteUntilItCan(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	s := New(Options{Dir: filepath.Join(dir, "store"), Quarantine: filepath.Join(dir, "quarantine"), Evidence: filepath.Join(dir, "evidence"), SegmentBytes: 1})
+	t.Cleanup(func() { s.Close() })
+	box, err := s.Box(registration(t, b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(t, box, messages(t, b.Record(3)...)...)
+	if err, _ := box.Trouble(); err != nil {
+		t.Fatal(err)
+	}
+	stored := box.Size()
+	logs, away := LogDir(filepath.Join(dir, "store"), b.ID), filepath.Join(dir, "away")
+	if err := os.Rename(logs, away); err != nil { // no file can be made
+		t.Fatal(err)
+	}
+	next := messages(t, b.Record(3)...)
+	for range 2 {
+		if _, err := box.Add("test", next); err == nil {
+			t.Fatal("records are stored in a folder that is not there")
+		}
+	}
+	if err, since := box.Trouble(); err == nil || since.IsZero() {
+		t.Errorf("the store does not say that it cannot write: %v since %v", err, since)
+	}
+	if box.Err() != nil || box.Size() != stored || box.Pending() != 0 {
+		t.Errorf("err %v, size %d, pending %d", box.Err(), box.Size(), box.Pending())
+	}
+	if err := os.Rename(away, logs); err != nil {
+		t.Fatal(err)
+	}
+	add(t, box, next...)
+	if err, _ := box.Trouble(); err != nil || box.Size() != uint64(len(b.Log)) {
+		t.Errorf("trouble %v, size %d, want none and %d", err, box.Size(), len(b.Log))
+	}
+}
+
 // The quarantine is bounded: what comes beyond is counted and not kept.
 func TestAsideIsBounded(t *testing.T) {
 	dir := t.TempDir()

@@ -27,8 +27,9 @@ type port struct {
 	raw    [readSize]byte
 	clean  []byte
 	seen   uint64 // damaged bytes
+	count  func() (icounts, error)
 	first  icounts
-	counts bool // TIOCGICOUNT works
+	counts bool // count works
 	modem  bool // TIOCMGET works
 }
 
@@ -41,7 +42,7 @@ func openPort(cfg Config) (_ *port, err error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: cfg.Device, Err: err}
 	}
-	p := &port{ctl: ctl}
+	p := &port{ctl: ctl, count: func() (icounts, error) { return getICounts(ctl) }}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -65,9 +66,8 @@ func openPort(cfg Config) (_ *port, err error) {
 		return nil, err
 	}
 	var e error
-	if p.first, e = getICounts(ctl); e == nil {
-		p.counts = true
-	}
+	p.first, e = p.count()
+	p.counts = e == nil
 	_, e = unix.IoctlGetInt(ctl, unix.TIOCMGET)
 	p.modem = e == nil
 	return p, nil
@@ -100,7 +100,35 @@ func (p *port) settings(cfg Config) error {
 		return fmt.Errorf("cannot set up %s: it has no RTS/CTS flow control; use flow = \"none\" or another adapter", cfg.Device)
 	}
 	p.marked = got.Iflag&unix.PARMRK != 0
+	on, off := modemBits(cfg)
+	for _, m := range []struct {
+		request uint
+		bits    int
+	}{{unix.TIOCMBIS, on}, {unix.TIOCMBIC, off}} {
+		if m.bits == 0 {
+			continue
+		}
+		if err := unix.IoctlSetPointerInt(p.ctl, m.request, m.bits); err != nil && !lacks(err) {
+			return fmt.Errorf("cannot set DTR and RTS of %s: %w", cfg.Device, err)
+		}
+	}
 	return nil
+}
+
+// modemBits are the lines to raise and to lower. The kernel raises both when it opens a device.
+func modemBits(cfg Config) (on, off int) {
+	for _, l := range []struct {
+		level string
+		bit   int
+	}{{cfg.DTR, unix.TIOCM_DTR}, {cfg.RTS, unix.TIOCM_RTS}} {
+		switch l.level {
+		case "on":
+			on |= l.bit
+		case "off":
+			off |= l.bit
+		}
+	}
+	return on, off
 }
 
 // lacks says that a device has no such thing, as pseudo terminals and some USB adapters do not.
@@ -170,7 +198,7 @@ func (p *port) write(b []byte, timeout time.Duration) error {
 func (p *port) status() adapters.LineStatus {
 	s := adapters.LineStatus{Framing: p.seen}
 	if p.counts {
-		if c, err := getICounts(p.ctl); err == nil {
+		if c, err := p.count(); err == nil {
 			s = adapters.LineStatus{
 				Counted: true,
 				Parity:  since(c.Parity, p.first.Parity), Framing: since(c.Frame, p.first.Frame), Breaks: since(c.Break, p.first.Break),
@@ -184,6 +212,28 @@ func (p *port) status() adapters.LineStatus {
 		}
 	}
 	return s
+}
+
+// overruns is how often bytes were lost since the opening, in the UART or in the kernel, as far as the driver counts.
+func (p *port) overruns() (n uint64, counted bool) {
+	if !p.counts {
+		return 0, false
+	}
+	c, err := p.count()
+	return since(c.Overrun, p.first.Overrun) + since(c.BufOverrun, p.first.BufOverrun), err == nil
+}
+
+// waiting is how many bytes can be read. That there are none is sure: poll fetches what the driver has.
+func (p *port) waiting() int {
+	fds := []unix.PollFd{{Fd: int32(p.ctl), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); err == nil && n == 0 {
+		return 0
+	}
+	n, err := unix.IoctlGetInt(p.ctl, unix.TIOCINQ)
+	if err != nil {
+		return kernelBuffer
+	}
+	return n
 }
 
 // since is how far a 32-bit counter has gone; it may have wrapped.

@@ -12,7 +12,7 @@ import (
 )
 
 // port cannot be opened here. vitalgate reads serial lines on Linux only, where a line that is gone can be told from a silent one.
-type port struct{}
+type port struct{ modem bool }
 
 func openPort(Config) (*port, error) {
 	return nil, fmt.Errorf("serial lines are read on Linux only, this is %s: %w", runtime.GOOS, errors.ErrUnsupported)
@@ -21,5 +21,7 @@ func openPort(Config) (*port, error) {
 func (*port) read() ([]byte, []int, error)      { return nil, nil, errors.ErrUnsupported }
 func (*port) write([]byte, time.Duration) error { return errors.ErrUnsupported }
 func (*port) status() (s adapters.LineStatus)   { return s }
+func (*port) overruns() (uint64, bool)          { return 0, false }
+func (*port) waiting() int                      { return 0 }
 func (*port) close()                            {}
 func checkBaud(int) error                       { return nil }

@@ -27,6 +27,7 @@ type Config struct {
 	Parity     string           // "none", "even" or "odd"
 	StopBits   int              // 1 or 2
 	Flow       string           // "none", "rtscts" or "xonxoff"
+	DTR, RTS   string           // level of the line while the device is open: "on", "off", or "" as the kernel leaves it, mostly on
 	Framing    adapters.Framing // default mllp
 	MaxMessage int              // bytes, default adapters.DefaultMaxMessage
 	IdleEnd    time.Duration    // silence that ends an unframed message, default 500 ms
@@ -47,15 +48,18 @@ var (
 )
 
 type adapter struct {
-	cfg   Config
-	log   *slog.Logger
-	count framing.Counters
+	cfg      Config
+	log      *slog.Logger
+	count    framing.Counters
+	openPort func(Config) (*port, error) // openPort, but for tests
 
 	mu     sync.Mutex
 	state  string
 	detail string
 	open   int
 	line   adapters.LineStatus
+
+	lost uint64 // times that bytes were; for Run only
 }
 
 // New makes an adapter. The error names the setting that cannot be. That the device is not there is no error.
@@ -79,14 +83,20 @@ func New(cfg Config, log *slog.Logger) (adapters.Adapter, error) {
 		return cannot("stop bits %d must be 1 or 2", cfg.StopBits)
 	case cfg.Flow != "none" && cfg.Flow != "rtscts" && cfg.Flow != "xonxoff":
 		return cannot("flow %q must be \"none\", \"rtscts\" or \"xonxoff\"", cfg.Flow)
+	case !level(cfg.DTR) || !level(cfg.RTS):
+		return cannot("dtr %q and rts %q must be \"on\", \"off\" or not given", cfg.DTR, cfg.RTS)
+	case cfg.RTS != "" && cfg.Flow == "rtscts":
+		return cannot("rts cannot be %q with flow \"rtscts\", which moves it", cfg.RTS)
 	case cfg.IdleEnd < 0:
 		return cannot("idle end cannot be negative")
 	}
 	if _, err := framing.NewDecoder(cfg.Framing, cfg.MaxMessage); err != nil {
 		return cannot("%w", err)
 	}
-	return &adapter{cfg: cfg, log: log.With("monitor", cfg.Monitor, "via", "serial "+cfg.Device), state: adapters.StateWaiting, detail: "Not started."}, nil
+	return &adapter{cfg: cfg, log: log.With("monitor", cfg.Monitor, "via", "serial "+cfg.Device), openPort: openPort, state: adapters.StateWaiting, detail: "Not started."}, nil
 }
+
+func level(s string) bool { return s == "" || s == "on" || s == "off" }
 
 func defaults(cfg *Config) {
 	if cfg.Baud == 0 {
@@ -144,12 +154,15 @@ func (a *adapter) set(state, detail string, open int) {
 func (a *adapter) Run(ctx context.Context, out chan<- *adapters.Frame) error {
 	var said string
 	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
-		p, err := openPort(a.cfg)
+		p, err := a.openPort(a.cfg)
 		switch {
 		case err == nil:
 			said, retry = "", minRetry
 			a.set(adapters.StateConnected, "The device is open.", 1)
 			a.log.Info("opened the device", "baud", a.cfg.Baud)
+			if !p.modem && a.cfg.DTR+a.cfg.RTS != "" {
+				a.log.Warn("the device has no modem lines: dtr and rts are as they are")
+			}
 			err = a.serve(ctx, p, out)
 			if ctx.Err() == nil {
 				a.set(adapters.StateWaiting, fmt.Sprintf("Lost %s: %v. It is opened again when it is back; check that it is plugged in.", a.cfg.Device, err), 0)
@@ -230,11 +243,13 @@ func (a *adapter) serve(ctx context.Context, p *port, out chan<- *adapters.Frame
 func (a *adapter) read(ctx context.Context, p *port, line *framing.Line) error {
 	before := a.lineStatus()
 	var looked time.Time
+	losses, doubt := newLosses(p, a.cfg, time.Now()), false
 	for {
 		if now := time.Now(); now.Sub(looked) >= time.Second {
 			looked = now
 			a.look(p, before)
 		}
+		losses.before(time.Now())
 		data, damaged, err := p.read()
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -243,24 +258,38 @@ func (a *adapter) read(ctx context.Context, p *port, line *framing.Line) error {
 			a.look(p, before)
 			return err
 		}
-		if len(data) == 0 {
-			if err := line.Tick(ctx); err != nil {
-				return err
+		lost, over := losses.after(time.Now())
+		if lost && !doubt {
+			if a.lost++; a.lost&(a.lost-1) == 0 { // the 1st, 2nd, 4th … : a bad line does not fill the log
+				a.log.Warn("bytes were lost on the line: the messages around them are kept and not charted; use flow control or a lower rate", "times", a.lost)
 			}
-			continue
 		}
-		from := 0
-		for _, i := range damaged {
-			if err := line.Feed(ctx, data[from:i]); err != nil {
-				return err
-			}
-			line.Damaged()
-			from = i
+		if lost {
+			line.Lost(true)
 		}
-		if err := line.Feed(ctx, data[from:]); err != nil {
+		doubt = lost && !over
+		if err := feed(ctx, line, data, damaged); err != nil {
 			return err
 		}
+		if over {
+			line.Lost(false)
+		}
 	}
+}
+
+func feed(ctx context.Context, line *framing.Line, data []byte, damaged []int) error {
+	if len(data) == 0 {
+		return line.Tick(ctx)
+	}
+	from := 0
+	for _, i := range damaged {
+		if err := line.Feed(ctx, data[from:i]); err != nil {
+			return err
+		}
+		line.Damaged()
+		from = i
+	}
+	return line.Feed(ctx, data[from:])
 }
 
 func (a *adapter) lineStatus() adapters.LineStatus {

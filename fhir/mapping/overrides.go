@@ -291,6 +291,9 @@ func (o *Overrides) add(s siteCode) error {
 	if s.mdc == "" && s.loinc == "" {
 		return errors.New("names neither a number of ISO/IEEE 11073-10101 nor a LOINC code")
 	}
+	if err := s.contradicts(); err != nil {
+		return err
+	}
 	units, dims, err := siteUnits(s.units)
 	if err != nil {
 		return err
@@ -323,8 +326,16 @@ func (o *Overrides) add(s siteCode) error {
 			return errors.New("the LOINC code and the number measure different things")
 		}
 	}
-	if s.system == "MDC" && s.code == s.mdc && len(s.channels) == 0 {
-		if l != nil && len(t.loinc) == 0 { // the codes of the profiles come first
+	if t != nil && l != nil && len(t.loinc) > 0 && !slices.Contains(t.loinc, l) {
+		if !l.site || s.system == "MDC" {
+			return errors.New("the tables know the number under other LOINC codes")
+		}
+		more := *l // the code of the profile comes first
+		more.also = t.loinc[0]
+		l = &more
+	}
+	if s.system == "MDC" && len(s.channels) == 0 {
+		if l != nil && len(t.loinc) == 0 {
 			t = o.own(t)
 			t.loinc = []*loincCode{l}
 		}
@@ -335,6 +346,25 @@ func (o *Overrides) add(s siteCode) error {
 		return errors.New("the code stands twice")
 	}
 	o.codes[key] = &localCode{labels: s.labels, needsLabel: len(s.labels) > 0, term: t, loinc: l, channels: s.channels}
+	return nil
+}
+
+// contradicts says whether a line gives a code of a known coding system another meaning.
+func (s *siteCode) contradicts() error {
+	switch s.system {
+	case "MDC":
+		if s.mdc != s.code {
+			return errors.New("a number of ISO/IEEE 11073-10101 means itself: mdc must be the code")
+		}
+	case "MDIL":
+		if n, ok := mdil(s.code); ok && termByNumber[n] != nil && strconv.Itoa(n) != s.mdc {
+			return errors.New("the MDIL code is known under its own number")
+		}
+	case "LN", "LOINC":
+		if l := loincByCode[s.code]; l != nil && (s.mdc != "" || s.loinc != s.code) {
+			return errors.New("the LOINC code is known as itself")
+		}
+	}
 	return nil
 }
 
@@ -439,7 +469,7 @@ func (d *Dialect) With(o *Overrides) (*Dialect, error) {
 		if code, ok := strings.CutPrefix(k, d.Name+"\x00"); ok { // as AppendConceptMap names codes without a coding system
 			k = "\x00" + code
 		}
-		if old := mine.codes[k]; old != nil && (c.term != nil && (old.term == nil || old.term.number != c.term.number)) {
+		if old := mine.codes[k]; old != nil && (c.term == nil || old.term == nil || old.term.number != c.term.number) {
 			_, code, _ := strings.Cut(k, "\x00")
 			return nil, fmt.Errorf("cannot use the overrides: dialect %s knows the code %s under another number", d.Name, code)
 		}

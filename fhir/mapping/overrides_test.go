@@ -32,6 +32,7 @@ const (
 		"99ACME\tHR1\tPulse|HR\t147842\tMDC_ECG_HEART_RATE\t\t\t\t\t\t\n" +
 		"99ACME\tETX\t\t999001\tMDC_SITE_PRESSURE\t19889-5\tSite pressure\tmm[Hg]|kPa\t0\t200\t\n" +
 		"\t7\t\t150456\t\t\t\t\t\t\t1.2\n" +
+		"99ACME\tECG\t\t147842\t\t76282-3\tHeart rate.beat-to-beat by EKG\t/min\t\t\t\n" +
 		"99ACME\tONLY\t\t\t\t8867-4\t\t\t\t\t\n"
 	ieeeTable = "\"LOINC_NUM\",\"LOINC_LONG_COMMON_NAME\",\"IEEE_CF_CODE10\",\"IEEE_REFID\",\"equivalence\"\n" +
 		"\"60985-9\",\"Central venous pressure (CVP)\",\"150087\",\"MDC_PRESS_BLD_VEN_CENT_MEAN\",\"equivalent\"\n" +
@@ -53,6 +54,7 @@ func TestOverrides(t *testing.T) {
 		{"a new number under another name", siteTable, "OBX|1|NM|999001^MDC_ECG_HEART_RATE^MDC|1.1.1.1|12|266016^MDC_DIM_MMHG^MDC|||||F", "local MDC 999001 | 12 mm[Hg]"},
 		{"an impossible value", siteTable, "OBX|1|NM|ETX^^99ACME||900|266016^MDC_DIM_MMHG^MDC|||||F", "local 99ACME ETX | 900 mm[Hg]"},
 		{"without a coding system", siteTable, "OBX|1|NM|7||97|262688^MDC_DIM_PERCENT^MDC|||||F", "2708-6 59408-5 150456 | 97 %"},
+		{"LOINC beside the profile's", siteTable, "OBX|1|NM|ECG^^99ACME||72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F", "8867-4 76282-3 147842 | 72 /min"},
 		{"LOINC alone", siteTable, "OBX|1|NM|ONLY^^99ACME||72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F", "8867-4 | 72 /min"},
 		{"LOINC's table", ieeeTable, "OBX|1|NM|150087^MDC_PRESS_BLD_VEN_CENT_MEAN^MDC|1.1.1.1|7|266016^MDC_DIM_MMHG^MDC|||||F", "60985-9 150087 | 7 mm[Hg]"},
 		{"LOINC's table, a profile's code", ieeeTable, "OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.1.1.1|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F", "8867-4 147842 | 72 /min"},
@@ -123,6 +125,11 @@ func TestOverridesAreRefused(t *testing.T) {
 		"a unit that is none":               head + "L\tx\t999001\tMDC_SITE\t\t\tmmHg\n",
 		"a LOINC check digit":               head + "L\tx\t147842\t\t8867-5\tx\t/min\n",
 		"a LOINC code of other units":       head + "L\tx\t147842\t\t8310-5\n",
+		"a number that means another":       head + "MDC\t147842\t150456\n",
+		"a number that is LOINC alone":      head + "MDC\t147842\t\t\t9279-1\n",
+		"an MDIL code of another":           head + "MDIL\t0002-4182\t150456\n",
+		"a LOINC code that is another":      head + "LN\t8867-4\t150456\n",
+		"a rate under another's LOINC":      head + "L\tx\t147842\t\t9279-1\n",
 		"the same code twice":               head + "L\tx\t147842\nL\tx\t147842\n",
 		"bounds without units":              head + "L\tx\t147842\t\t\t\t\t1\t2\n",
 		"another resource":                  `{"resourceType":"Patient"}`,
@@ -148,6 +155,12 @@ func TestOverridesAreRefused(t *testing.T) {
 	}
 	if _, err := d.With(o); err == nil {
 		t.Error("a site may turn a heart rate of its monitor's family into a saturation")
+	}
+	if o, err = mapping.LoadOverrides(strings.NewReader(head + "\t101\t\t\t9279-1\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.With(o); err == nil {
+		t.Error("a site may turn a heart rate of its monitor's family into a respiratory rate")
 	}
 }
 

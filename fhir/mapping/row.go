@@ -135,8 +135,26 @@ func (c *Converter) identify(r *row) {
 		r.label = code
 	}
 	conflict := c.lookUp(r, code, name, system)
-	if !conflict && id.term == nil && id.loinc == nil && v.Comps() > 3 {
+	if own := id.meaning(); !conflict && own != "" && (system == "MDC" || system == "LN" || system == "LOINC") {
+		if said := meaning(name); said != "" && said != own {
+			c.finding(r, EventCodeConflict, 3, "the code stands under the name of something else")
+			conflict = true
+		}
+	}
+	if !conflict && v.Comps() > 3 {
+		first := *id
+		if first.term != nil || first.loinc != nil {
+			*id = ident{}
+		}
 		conflict = c.lookUp(r, c.text(v.Comp(4)), c.text(v.Comp(5)), c.text(v.Comp(6)))
+		if first.term != nil || first.loinc != nil {
+			other := *id
+			*id = first
+			if !conflict && !first.same(&other) {
+				c.finding(r, EventCodeConflict, 3, "the two codes of the row mean different things")
+				conflict = true
+			}
+		}
 	}
 	if conflict {
 		id.term, id.loinc, id.known = nil, nil, false

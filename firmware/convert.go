@@ -23,6 +23,7 @@ type convertCmd struct {
 	PatientSystem string   `help:"Identifier system of patient numbers without an assigning authority."`
 	Pressure      string   `name:"unit-pressure" enum:",mm[Hg],kPa,cm[H2O]" default:"" help:"Unit of pressures sent without one: mm[Hg], kPa or cm[H2O]."`
 	Temperature   string   `name:"unit-temperature" enum:",Cel,[degF]" default:"" help:"Unit of temperatures sent without one: Cel or [degF]."`
+	Codes         string   `placeholder:"FILE" help:"The site's own codes (fhir.codes of the configuration)."`
 	Pretty        bool     `help:"Indent the JSON."`
 	Files         []string `arg:"" name:"file" help:"Files of HL7 v2 messages: bare, MLLP-wrapped or batches, any line ends; - is standard input."`
 }
@@ -30,11 +31,14 @@ type convertCmd struct {
 func (c convertCmd) Run(ctx context.Context) error {
 	var dialect *mapping.Dialect
 	if c.Dialect != "" {
-		d, err := mapping.LookupDialect(c.Dialect)
+		d, err := siteDialect(c.Dialect, c.Codes)
 		if err != nil {
 			return err
 		}
 		dialect = d
+	}
+	if c.Codes != "" && dialect == nil {
+		return errors.New("cannot use --codes without --dialect: name the dialect that they add to")
 	}
 	at := mapping.Context{Bed: c.Bed, PatientSystem: c.PatientSystem, Units: mapping.Units{Pressure: c.Pressure, Temperature: c.Temperature}}
 	if c.Zone != "" {

@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/hl7"
 )
 
@@ -54,4 +55,51 @@ func (c detectCmd) Run() error {
 		}
 	}
 	return nil
+}
+
+type codesCmd struct {
+	Dialect string `help:"With the codes of this dialect; without it, the general table."`
+	Codes   string `placeholder:"FILE" help:"With the site's own codes (fhir.codes of the configuration)."`
+	Fhir    bool   `default:"true" negatable:"" hidden:"" help:"As a FHIR ConceptMap, the only form there is."`
+}
+
+func (c codesCmd) Run() error {
+	if c.Dialect == "" && c.Codes != "" {
+		c.Dialect = "ihe-pcd01"
+	}
+	var d *mapping.Dialect
+	if c.Dialect != "" {
+		found, err := siteDialect(c.Dialect, c.Codes)
+		if err != nil {
+			return err
+		}
+		d = found
+	}
+	_, err := fmt.Printf("%s\n", mapping.AppendConceptMap(nil, d))
+	return err
+}
+
+// siteDialect is a dialect with the site's own codes, if codes names a file of them.
+func siteDialect(name, codes string) (*mapping.Dialect, error) {
+	d, err := mapping.LookupDialect(name)
+	if err != nil || codes == "" {
+		return d, err
+	}
+	f, err := os.Open(codes)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the site's codes: %w", err)
+	}
+	defer f.Close()
+	o, err := mapping.LoadOverrides(f)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the site's codes %s: %w", codes, err)
+	}
+	return d.With(o)
+}
+
+type capabilityCmd struct{}
+
+func (capabilityCmd) Run() error {
+	_, err := fmt.Printf("%s\n", mapping.AppendCapabilityStatement(nil, version.Version))
+	return err
 }

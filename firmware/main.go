@@ -26,11 +26,15 @@ type program struct {
 	Replay   replayCmd   `cmd:"" help:"Send messages from files as a monitor would, and show the acknowledgements."`
 	Detect   detectCmd   `cmd:"" help:"Say which dialect the messages of a file look like."`
 	Dialects dialectsCmd `cmd:"" help:"List the monitor dialects that are known."`
-	Verify   verifyCmd   `cmd:"" help:"Verify exported records: signature, inclusion in the log, form."`
-	Fsck     fsckCmd     `cmd:"" help:"Check every byte of the box's log on disk."`
-	Status   statusCmd   `cmd:"" help:"Ask a running box how it is."`
-	Service  serviceCmd  `cmd:"" help:"Install, start, stop, remove or query the system service."`
-	Version  versionCmd  `cmd:"" help:"Print the version."`
+	Codes    codesCmd    `cmd:"" help:"Write the code tables in use as a FHIR ConceptMap."`
+
+	Capability capabilityCmd `cmd:"" help:"Write what is converted as a FHIR CapabilityStatement."`
+
+	Verify  verifyCmd  `cmd:"" help:"Verify exported records: signature, inclusion in the log, form."`
+	Fsck    fsckCmd    `cmd:"" help:"Check every byte of the box's log on disk."`
+	Status  statusCmd  `cmd:"" help:"Ask a running box how it is."`
+	Service serviceCmd `cmd:"" help:"Install, start, stop, remove or query the system service."`
+	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
 // errSaid is returned by a command that has already told the person what is wrong.

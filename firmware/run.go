@@ -114,12 +114,7 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	if cfg.Status.Listen != "" {
-		window, err := status.Listen(cfg.Status.Listen, report)
-		if err != nil {
-			return err
-		}
-		log.Info("status page", "address", "http://"+window.Addr()+"/")
-		g.Go(func() error { return window.Run(gctx) })
+		g.Go(func() error { return showStatus(gctx, cfg.Status.Listen, report, board, log) })
 	}
 	g.Go(func() error { return watch(gctx, board, report, log) })
 	log.Info("running", "box", box.String(), "version", version.String(), "key", chip.Label(), "next", sp.Next(), "monitors", len(monitors))
@@ -134,6 +129,27 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	err = g.Wait()
 	log.Info("stopped", "next", sp.Next(), "signed", sp.Stats().Signed)
 	return err
+}
+
+// showStatus keeps the status page open. A page that cannot be shown is a condition, not the end of the readings.
+func showStatus(ctx context.Context, addr string, report func() status.Report, board *health.Board, log *slog.Logger) error {
+	for {
+		window, err := status.Listen(addr, report)
+		if err == nil {
+			board.Clear("status-page", "")
+			log.Info("status page", "address", "http://"+window.Addr()+"/")
+			err = window.Run(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		board.Set(health.Condition{Code: "status-page", Severity: health.Warning, Sentence: "The status page is not shown: " + err.Error(), Remedy: "Set status.listen to a free address of this box; it is tried again by itself."})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(5 * time.Second):
+		}
+	}
 }
 
 // lastWords is how long the link may still publish after the line has stopped.
@@ -178,7 +194,7 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 	all := make([]pipeline.Monitor, 0, len(cfg.Monitors))
 	for i := range cfg.Monitors {
 		m := &cfg.Monitors[i]
-		d, err := mapping.LookupDialect(m.Dialect)
+		d, err := siteDialect(m.Dialect, cfg.FHIR.Codes)
 		if err != nil {
 			return nil, err
 		}

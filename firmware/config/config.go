@@ -66,6 +66,7 @@ type Status struct {
 // FHIR holds what the conversion cannot know from the message.
 type FHIR struct {
 	PatientSystem string `toml:"patient_system" default:"" example:"urn:oid:1.2.276.0.76.3.1.1" doc:"identifier system of patient numbers whose assigning authority is not in the message"`
+	Codes         string `toml:"codes" default:"" example:"/etc/vitalgate/codes.tsv" doc:"the site's own codes: a TSV, a FHIR ConceptMap, or LOINC's IEEE medical device code table; see the guide in fhir/mapping/dialects"`
 	DeviceSystem  string `toml:"device_system" default:"" doc:"identifier system of device numbers that are no EUI-64"`
 }
 
@@ -153,7 +154,7 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	dir := filepath.Dir(path)
-	for _, p := range []*string{&c.Box.Data, &c.Network.Grant} {
+	for _, p := range []*string{&c.Box.Data, &c.Network.Grant, &c.FHIR.Codes} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}

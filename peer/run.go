@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sort"
 	"strconv"
 	"sync"
 	"time"
@@ -60,6 +61,7 @@ type peer struct {
 	lastLink time.Time
 	work     map[record.BoxID]*ingest.Ingest
 	untaken  map[string]error // boxes whose store does not open
+	damaged  map[record.BoxID]damage
 }
 
 // lockPatience is how long run waits for another process to leave the data folder.
@@ -87,7 +89,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	}
 	defer unlock()
 	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now(),
-		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}}
+		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}}
 	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence()})
 	defer p.store.Close()
 	opener, err := d.Opener() // a fault of the key file shows at once
@@ -281,9 +283,16 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 	from := b.Size() - min(b.Size(), viewRecords)
 	rd := newReader(storeSource{p.store}, b.Registration(), opener)
 	check := newSampler(p.log)
+	stuck := false
 	for {
 		err := records(ctx, b, from, true, func(pub record.Published) error {
 			from = pub.Index + 1
+			if stuck { // the fault has passed
+				p.mu.Lock()
+				delete(p.damaged, b.ID)
+				p.mu.Unlock()
+				stuck = false
+			}
 			rd.reg = b.Registration()
 			v, err := rd.verifier.Verify(pub)
 			if err != nil {
@@ -304,13 +313,44 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		p.log.Error("cannot read the verified store; the page goes on with the next record; run vitalpeer fsck", "box", b.ID.String(), "error", err)
+		next := readable(b, from)
+		p.mu.Lock()
+		p.damaged[b.ID] = damage{from, max(next, from+1), err}
+		p.mu.Unlock()
+		p.log.Error("cannot read the verified store; run vitalpeer fsck", "box", b.ID.String(), "record", from, "error", err, "page goes on with record", next)
+		if next > from {
+			from, stuck = next, false
+			continue
+		}
+		stuck = true
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(5 * time.Second):
 		}
 	}
+}
+
+// damage is a range of records in the store that cannot be read: first up to (not including) end.
+type damage struct {
+	first, end uint64
+	err        error
+}
+
+// readable is the first index from which the log can be read: from itself where the fault has passed, the beginning of the
+// next file where one is damaged, and from again where nothing after it can be read now.
+func readable(b *store.Box, from uint64) uint64 {
+	n := int(b.Size() - from)
+	i := sort.Search(n, func(i int) bool {
+		r := b.Reader(from + uint64(i))
+		defer r.Close()
+		_, err := r.Next()
+		return err == nil
+	})
+	if i == n {
+		return from
+	}
+	return from + uint64(i)
 }
 
 // record finds a stored record for its page.

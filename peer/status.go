@@ -57,7 +57,7 @@ const standing = 10 * time.Second
 
 func (p *peer) status() *status {
 	p.mu.Lock()
-	state, broken, lastLink, untaken := p.state, p.broken, p.lastLink, maps.Clone(p.untaken)
+	state, broken, lastLink, untaken, damaged := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
 	p.mu.Unlock()
 	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
@@ -72,6 +72,11 @@ func (p *peer) status() *status {
 			continue
 		}
 		st.add(p.dir, r, b)
+		if d, found := damaged[b.ID]; found {
+			st.Conditions = append(st.Conditions, condition{"store-damaged", r.Box, "critical",
+				fmt.Sprintf("Records %d to %d of this box cannot be read here: %v. The page goes on after them.", d.first, d.end-1, d.err),
+				"See with vitalpeer status that another peer holds the records of this box; then stop vitalpeer here, move the folder " + store.LogDir(p.dir.Store(), b.ID) + " elsewhere and start it again: the records come back from there."})
+		}
 		var at ingest.State
 		if w := works[b.ID]; w != nil {
 			at = w.State()

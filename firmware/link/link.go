@@ -64,6 +64,7 @@ type leafNode struct {
 	Leaf
 	rank    int
 	sent    uint64        // records below this index may be stored there though we did not hear of it
+	met     bool          // since the start of the box
 	records int           // most records in a batch; shrinks while acknowledgements fail to come
 	timeout time.Duration // of an acknowledgement; grows when even one record does not get through in time
 	calm    int           // batches that must get through before more is asked of the line
@@ -117,11 +118,7 @@ func New(cfg Config, sp *spool.Spool, log *slog.Logger) (*Link, error) {
 		if err := spool.CheckLeafName(leaf.Name); err != nil {
 			return nil, err
 		}
-		n := &leafNode{Leaf: leaf, rank: i, records: cfg.BatchRecords, timeout: cfg.AckTimeout}
-		if _, known := sp.Cursor(leaf.Name); known { // What was signed before this start may have been sent before this start.
-			n.sent = sp.Signed()
-		}
-		l.leaves = append(l.leaves, n)
+		l.leaves = append(l.leaves, &leafNode{Leaf: leaf, rank: i, records: cfg.BatchRecords, timeout: cfg.AckTimeout})
 	}
 	names := make([]string, len(cfg.Leaves))
 	for i, leaf := range cfg.Leaves {
@@ -129,6 +126,18 @@ func New(cfg Config, sp *spool.Spool, log *slog.Logger) (*Link, error) {
 	}
 	if err := sp.Reserve(names...); err != nil { // no reason not to run: with room on the disk it is made up for
 		log.Warn("cannot reserve the place in the stream of a leaf node", "error", err)
+	}
+	for _, leaf := range l.leaves {
+		cur, known := sp.Cursor(leaf.Name)
+		if known && cur.Sent == spool.AllSigned {
+			// What was signed before this start may have been sent before it; what is signed from now on is not, until there is
+			// a connection. That must outlive the next start, or a log that was set back would grow past what was published.
+			cur.Sent = max(sp.Signed(), cur.Next)
+			if err := sp.SetCursor(leaf.Name, cur); err != nil {
+				log.Warn("cannot keep how much was sent to a leaf node", "error", err)
+			}
+		}
+		leaf.sent = cur.Sent
 	}
 	l.status.State = "Not connected yet."
 	return l, nil
@@ -145,6 +154,14 @@ const (
 func (l *Link) Run(ctx context.Context) error {
 	var s *session
 	for {
+		if why := l.spool.RolledBack(); why != "" {
+			if s != nil {
+				s.close()
+			}
+			l.rolledBack(why)
+			<-ctx.Done()
+			return nil
+		}
 		if s == nil {
 			leaf, wait := l.choose()
 			if wait > 0 {
@@ -229,17 +246,33 @@ func (r *refusal) Unwrap() error { return r.cause }
 
 // align finds where to go on at a leaf node whose stream ends at sequence m, and keeps the new place if it changed. fresh
 // says that the connection is new.
+//
+// Only this box writes the stream, so one that is longer than what this log can have sent there has one of two reasons.
+//
+// At the first connection after a start, it is that the log is not the one that was published: the disk was set back to an
+// earlier state, or another took its place. Going on would publish a second history under the box's name and key, here or at
+// the next leaf node, so nothing more is published anywhere (spool.SetRolledBack). This holds for a leaf node that the log has
+// no place for too, and for a log that is empty: a name belongs to its keys for ever (a box with new keys is registered under
+// a new name), so records in this name were signed by this box. The measure is the size of the log when it first was told of
+// that leaf node, or when the last connection ended with a restart; not its size now, which grows while there is no network.
+// A place whose file was damaged is found by this too: its stream is no longer than the log, and is given all of it again.
+//
+// Later, while the box has run all the time, it is that somebody else writes there.
 func (l *Link) align(leaf *leafNode, m uint64, fresh bool) (spool.Cursor, error) {
 	cur, known := l.spool.Cursor(leaf.Name)
 	old, first := cur, l.spool.First()
 	base, last := cur.From-cur.Offset, cur.Next-cur.Offset // lengths of the stream when this offset began, and as we know it
-	unheard := leaf.sent > cur.Next                        // a batch may still be under way
+	unheard := known && leaf.sent > cur.Next               // a batch may still be under way
 	lost := uint64(0)
 	switch {
+	case cur.Foreign:
+		return cur, foreign(leaf)
+	case !known && m > leaf.sent:
+		return cur, l.setBack(leaf, m, leaf.sent)
 	case !known:
-		cur.Offset = -m
+		cur.Offset, leaf.sent = -m, 0
 		if m > 0 {
-			l.log.Warn("a leaf node that is new to this box already has records in its name", "leaf", leaf.Name, "records", m)
+			l.log.Warn("the place in the stream of a leaf node was lost; it is given again what this box still has", "leaf", leaf.Name, "records", m)
 		}
 	case m == last:
 	case m < last: // It lost what it had acknowledged.
@@ -254,10 +287,14 @@ func (l *Link) align(leaf *leafNode, m uint64, fresh bool) (spool.Cursor, error)
 		}
 	case cur.Unsure: // Something older arrived late. Nothing is acknowledged under this offset yet, so it moves.
 		cur.Offset = cur.Next - m
+	case m+cur.Offset > leaf.sent && !leaf.met:
+		return cur, l.setBack(leaf, m+cur.Offset, leaf.sent)
 	case m+cur.Offset > leaf.sent:
-		return cur, &refusal{code: ForeignWriter,
-			sentence: fmt.Sprintf("Leaf node %s holds %d records in this box's name that this box never sent", leaf.Name, m+cur.Offset-leaf.sent),
-			remedy:   "Either somebody else uses this box's NATS key, or this box lost its disk. Withdraw the key at the peer and enrol the box anew; the peers refuse records that the box's TPM did not sign."}
+		cur.Foreign = true
+		if err := l.spool.SetCursor(leaf.Name, cur); err != nil {
+			l.log.Error("cannot note that somebody else writes in this box's name", "leaf", leaf.Name, "error", err)
+		}
+		return cur, foreign(leaf)
 	default: // It had stored a batch whose answer was lost.
 		cur.Next = m + cur.Offset
 	}
@@ -268,7 +305,8 @@ func (l *Link) align(leaf *leafNode, m uint64, fresh bool) (spool.Cursor, error)
 	if start > cur.Next {
 		cur.Next, cur.From, cur.Offset, cur.Unsure = start, start, start-m, unheard
 	}
-	leaf.sent = max(leaf.sent, cur.Next)
+	leaf.sent, leaf.met = max(leaf.sent, cur.Next), true
+	cur.Sent = spool.AllSigned
 	if cur != old || !known {
 		if err := l.spool.SetCursor(leaf.Name, cur); err != nil {
 			return cur, err
@@ -278,6 +316,22 @@ func (l *Link) align(leaf *leafNode, m uint64, fresh bool) (spool.Cursor, error)
 		l.lost(leaf, lost, cur)
 	}
 	return cur, nil
+}
+
+// foreign is the end of publishing to a leaf node where somebody else writes.
+func foreign(leaf *leafNode) error {
+	return &refusal{code: ForeignWriter,
+		sentence: fmt.Sprintf("Leaf node %s holds records in this box's name that this box never sent", leaf.Name),
+		remedy:   "Somebody else uses this box's NATS key. Revoke the box at the peer and enrol it anew with new keys; the peers refuse records that the box's TPM did not sign."}
+}
+
+// setBack notes that the stream ends at index end, of which this log can have sent no more than those below most.
+func (l *Link) setBack(leaf *leafNode, end, most uint64) error {
+	why := fmt.Sprintf("leaf node %s holds %d records in this box's name, and this log can have sent it no more than %d", leaf.Name, end, most)
+	if err := l.spool.SetRolledBack(why); err != nil {
+		l.log.Error("the log was set back", "error", err)
+	}
+	return &refusal{code: LogRolledBack, sentence: rolledBackSentence + why, remedy: rolledBackRemedy}
 }
 
 // subject and inbox are all that the box may publish to and subscribe to.

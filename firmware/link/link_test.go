@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -305,6 +306,162 @@ func TestForeignWriterStopsPublishing(t *testing.T) {
 	}
 	if b.spool.Acked() != 100 {
 		t.Errorf("%d records count as acknowledged, want 100", b.spool.Acked())
+	}
+}
+
+// Somebody else wrote in the box's name while it ran. That is not forgotten by a restart, nor when the box has come to have
+// more records than the stream.
+func TestForeignWriterIsNotForgotten(t *testing.T) {
+	b := newBedside(t, spool.Options{})
+	ward := newLeafServer(t, b.nkey, "", nil)
+	cfg := b.config(Leaf{"ward1", ward.url()})
+	l, stop := b.publish(cfg)
+	b.keep(10)
+	b.drained()
+	thief, err := nats.Connect(ward.url(), nats.Nkey(b.nkey.public, b.nkey.Sign), nats.CustomInboxPrefix("_ACK.gw1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	if _, err := thief.Request("obs.f1.gw1", []byte("forged"), 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	b.keep(1)
+	eventually(t, "the thief shows", func() bool { return l.has(ForeignWriter) })
+	b.keep(40)
+	stop()
+	b.spool.Close()
+	b.open(spool.Options{})
+	l, _ = b.publish(cfg)
+	eventually(t, "the thief still shows", func() bool { return l.has(ForeignWriter) && l.has(Offline) })
+	if n := ward.length(); n != 11 || b.spool.Acked() != 10 {
+		t.Errorf("the stream has %d messages and %d records count as acknowledged: the box published beside the thief", n, b.spool.Acked())
+	}
+}
+
+// setBack is the box after its disk was set back to files that were saved before, and started again.
+func (b *bedside) setBack(saved string) {
+	b.t.Helper()
+	b.spool.Close()
+	if err := os.RemoveAll(b.dir); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.CopyFS(b.dir, os.DirFS(saved)); err != nil {
+		b.t.Fatal(err)
+	}
+	b.open(spool.Options{})
+}
+
+// save copies the disk of the box as it is now.
+func (b *bedside) save() (saved string) {
+	b.t.Helper()
+	saved = b.t.TempDir()
+	if err := os.CopyFS(saved, os.DirFS(b.dir)); err != nil {
+		b.t.Fatal(err)
+	}
+	return saved
+}
+
+// The box's disk is set back to before what it has published, in whole or in part. Whatever the box does then, it says so,
+// keeps what it is given, and publishes no second history to any leaf node, however often it is started and however much it
+// has recorded meanwhile.
+func TestLogThatWasSetBackIsNotPublishedOn(t *testing.T) {
+	for name, spoil := range map[string]struct {
+		saveAfter int                    // records, of 100
+		change    func(*bedside, string) // of the files that are put back
+		offline   bool                   // it is not on the network at its first start after that
+	}{
+		"all of the disk":                                   {saveAfter: 50},
+		"all of the disk, and first no network":             {saveAfter: 50, offline: true},
+		"the log alone":                                     {saveAfter: 50, change: keepCursors},
+		"the log alone, and first no network":               {saveAfter: 50, change: keepCursors, offline: true},
+		"to before the leaf node was met":                   {saveAfter: 0},
+		"to before the leaf node was met, first no network": {saveAfter: 0, offline: true},
+		"to nothing":                                        {saveAfter: 0, change: func(_ *bedside, saved string) { os.RemoveAll(saved); os.Mkdir(saved, 0o700) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBedside(t, spool.Options{})
+			one, two := newLeafServer(t, b.nkey, "", nil), newLeafServer(t, b.nkey, "", nil)
+			leaves := []Leaf{{"ward1", one.url()}, {"ward2", two.url()}}
+			b.keep(5)
+			saved := ""
+			if spoil.saveAfter == 0 {
+				if _, err := New(b.config(leaves...), b.spool, nil); err != nil { // it has been started, with no network
+					t.Fatal(err)
+				}
+				saved = b.save()
+			}
+			l, stop := b.publish(b.config(leaves...))
+			b.keep(45)
+			b.drained()
+			if saved == "" {
+				saved = b.save()
+			}
+			b.keep(50)
+			b.drained()
+			stop()
+			if spoil.change != nil {
+				spoil.change(b, saved)
+			}
+			b.setBack(saved)
+			nowhere := []Leaf{{"ward1", "nats://127.0.0.1:1"}, {"ward2", "nats://127.0.0.1:1"}}
+			if spoil.offline {
+				l, stop = b.publish(b.config(nowhere...))
+				b.keep(200)
+				eventually(t, "something shows", func() bool { return l.has(Offline) || l.has(LogRolledBack) })
+				stop()
+				b.spool.Close()
+				b.open(spool.Options{})
+			}
+			for range 2 {
+				l, stop = b.publish(b.config(leaves...))
+				eventually(t, "that the log was set back shows", func() bool { return l.has(LogRolledBack) })
+				b.keep(60)
+				if st := l.Status(); len(st.Conditions) != 1 || !strings.Contains(st.State, "enrol it anew") {
+					t.Errorf("status: %+v", st)
+				}
+				stop()
+				b.spool.Close()
+				b.open(spool.Options{})
+			}
+			if one.length() != 100 || two.length() != 0 {
+				t.Errorf("the streams have %d and %d records, want 100 and 0: a second history was published", one.length(), two.length())
+			}
+		})
+	}
+}
+
+// keepCursors puts the newest cursors beside an older log.
+func keepCursors(b *bedside, saved string) {
+	b.t.Helper()
+	b.spool.Close() // writes them
+	if err := os.RemoveAll(filepath.Join(saved, "cursors")); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(saved, "cursors"), os.DirFS(filepath.Join(b.dir, "cursors"))); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// A cursor whose file is damaged is no sign of a log that was set back: the leaf node is given again what the box has.
+func TestDamagedCursorIsNoRollback(t *testing.T) {
+	b := newBedside(t, spool.Options{})
+	ward := newLeafServer(t, b.nkey, "", nil)
+	cfg := b.config(Leaf{"ward1", ward.url()})
+	_, stop := b.publish(cfg)
+	b.keep(50)
+	b.drained()
+	stop()
+	b.spool.Close()
+	if err := os.WriteFile(filepath.Join(b.dir, "cursors", "ward1.cursor"), []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.open(spool.Options{})
+	l, _ := b.publish(cfg)
+	b.keep(10)
+	b.drained()
+	if n := ward.length(); n != 110 || len(l.Status().Conditions) != 0 {
+		t.Errorf("the stream has %d records, want the 50 of before and all 60 again: %+v", n, l.Status())
 	}
 }
 

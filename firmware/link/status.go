@@ -15,6 +15,7 @@ const (
 	Unauthorised    = "unauthorised"      // a leaf node does not accept the box
 	ForeignWriter   = "foreign-writer"    // a leaf node has records in the box's name that the box did not send
 	UntrustedLeaf   = "untrusted-leaf"    // what answers at a leaf node's address is not the facility's
+	LogRolledBack   = "log-rolled-back"   // the log on the box's disk is older than what was published of it: nothing is published any more
 	NetworkLostData = "network-lost-data" // a leaf node lost what it had acknowledged and is being given it again
 )
 
@@ -66,7 +67,6 @@ func (l *Link) connected(leaf *leafNode) {
 	l.clear(Offline, "")
 	l.clear(Unauthorised, leaf.Name)
 	l.clear(UntrustedLeaf, leaf.Name)
-	l.clear(ForeignWriter, leaf.Name)
 	l.log.Info("publishing", "leaf", leaf.Name)
 }
 
@@ -96,6 +96,9 @@ func (l *Link) trouble(leaf *leafNode, err error) {
 		Remedy: "Nothing is lost: records are kept on the box and sent when it is back. Check the network cable, the leaf node and its address " + leaf.URL + "."}
 	if r, ok := errors.AsType[*refusal](err); ok {
 		c.Sentence, c.Remedy = sentence(r)+".", r.remedy
+		if r.code == LogRolledBack {
+			return // of the box, not of the leaf node
+		}
 		if r.code != "" {
 			l.set(Condition{Code: r.code, Leaf: leaf.Name, Sentence: c.Sentence, Remedy: c.Remedy})
 		}
@@ -103,6 +106,22 @@ func (l *Link) trouble(leaf *leafNode, err error) {
 	l.why = c
 	l.status.State = c.Sentence + " " + c.Remedy
 	l.log.Debug("leaf node cannot be used", "leaf", leaf.Name, "error", err)
+}
+
+const (
+	rolledBackSentence = "The log on this box's disk is older than what this box has published: "
+	rolledBackRemedy   = "The disk was set back to an earlier state, or replaced. New readings are kept on the box, but neither signed nor published: they would contradict what it published before under the same name. Set the data folder aside (its readings can still be opened), revoke the box at the peer, and enrol it anew under a new name with an empty data folder."
+)
+
+// rolledBack notes that nothing will be published any more.
+func (l *Link) rolledBack(why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := Condition{Code: LogRolledBack, Sentence: rolledBackSentence + why + ".", Remedy: rolledBackRemedy}
+	l.alarms = nil // what else is with the network matters no more
+	l.set(c)
+	l.status.State = c.Sentence + " " + c.Remedy
+	l.log.Error("nothing is published any more: the log was set back", "reason", why)
 }
 
 // offline notes that no leaf node at all can be used now.

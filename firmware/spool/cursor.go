@@ -16,12 +16,13 @@ import (
 // Cursor is the place in the stream of one leaf node. All of the stream up to Next was acknowledged by that leaf node, or
 // by another one before this one was first used.
 type Cursor struct {
-	Next   uint64 // first index that this leaf node has not acknowledged
-	Offset uint64 // index = sequence - 1 + Offset, modulo 2^64
-	From   uint64 // first index to which Offset applies
-	Refill uint64 // index up to which the leaf node is being given again what it had lost; 0 never
-	Unsure bool   // a batch under an older Offset may still reach the leaf node: nothing is acknowledged under this one
-	Sent   uint64 // records from Next up to here may be stored there though nobody heard of it; AllSigned: whatever is signed
+	Next    uint64 // first index that this leaf node has not acknowledged
+	Offset  uint64 // index = sequence - 1 + Offset, modulo 2^64
+	From    uint64 // first index to which Offset applies
+	Refill  uint64 // index up to which the leaf node is being given again what it had lost; 0 never
+	Unsure  bool   // a batch under an older Offset may still reach the leaf node: nothing is acknowledged under this one
+	Foreign bool   // the stream holds what this box never sent; for good, as the next index that it lacks will not be the thief's
+	Sent    uint64 // records from Next up to here may be stored there though nobody heard of it; AllSigned: whatever is signed
 }
 
 // AllSigned as Cursor.Sent says that a connection was open: each record may have been sent as soon as it was signed.
@@ -80,10 +81,7 @@ func (s *Spool) SetCursor(leaf string, to Cursor) error {
 	}
 	first := c.unmet
 	c.Cursor, c.unmet = to, false
-	s.acked = 0
-	for _, c := range s.cursors {
-		s.acked = max(s.acked, c.Next)
-	}
+	s.countAcked()
 	s.trimMarks()
 	crowded := s.crowded
 	s.mu.Unlock()
@@ -94,6 +92,15 @@ func (s *Spool) SetCursor(leaf string, to Cursor) error {
 		return nil
 	}
 	return s.writeCursor(leaf, c)
+}
+
+// countAcked finds what some leaf node has acknowledged of this log; s.mu is held.
+func (s *Spool) countAcked() {
+	s.acked = 0
+	for _, c := range s.cursors {
+		s.acked = max(s.acked, c.Next)
+	}
+	s.acked = min(s.acked, s.intact)
 }
 
 // Reserve makes the files of the cursors of leaf nodes that this box has not used yet, so that their places can be kept
@@ -141,7 +148,7 @@ func (s *Spool) flushCursors() error {
 // full disk has room for it.
 const (
 	cursorMagic   = "vitalgate/cursor/v2"
-	cursorMagicV1 = "vitalgate/cursor/v1" // without sent and met
+	cursorMagicV1 = "vitalgate/cursor/v1" // without sent, foreign and met
 	slotBytes     = 256
 )
 
@@ -194,7 +201,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // appendSlot appends the line of a slot, of slotBytes.
 func (c *cursor) appendSlot(dst []byte, writes uint64) []byte {
-	return finishSlot(fmt.Appendf(dst, "%s write %d next %d offset %d from %d refill %d unsure %t sent %d met %t", cursorMagic, writes, c.Next, c.Offset, c.From, c.Refill, c.Unsure, c.Sent, !c.unmet), len(dst))
+	return finishSlot(fmt.Appendf(dst, "%s write %d next %d offset %d from %d refill %d unsure %t sent %d foreign %t met %t", cursorMagic, writes, c.Next, c.Offset, c.From, c.Refill, c.Unsure, c.Sent, c.Foreign, !c.unmet), len(dst))
 }
 
 // finishSlot closes the slot that begins at start.
@@ -210,7 +217,7 @@ func finishSlot(dst []byte, start int) []byte {
 func parseSlot(slot []byte) (c cursor, ok bool) {
 	var met bool
 	text := string(slot)
-	if _, err := fmt.Sscanf(text, cursorMagic+" write %d next %d offset %d from %d refill %d unsure %t sent %d met %t crc32c", &c.writes, &c.Next, &c.Offset, &c.From, &c.Refill, &c.Unsure, &c.Sent, &met); err == nil {
+	if _, err := fmt.Sscanf(text, cursorMagic+" write %d next %d offset %d from %d refill %d unsure %t sent %d foreign %t met %t crc32c", &c.writes, &c.Next, &c.Offset, &c.From, &c.Refill, &c.Unsure, &c.Sent, &c.Foreign, &met); err == nil {
 		c.unmet = !met
 		return c, bytes.Equal(slot, c.appendSlot(nil, c.writes))
 	}
@@ -239,8 +246,9 @@ const cursorExt = ".cursor"
 
 func (s *Spool) cursorDir() string { return filepath.Join(s.dir, "cursors") }
 
-// loadCursors reads all cursors. One that is damaged, or points beyond the log, is put aside: without it the leaf node is
-// taken as new, and what it gets again it knows by its index.
+// loadCursors reads all cursors. One that is damaged is put aside: without it the leaf node is taken as new, and what it gets
+// again it knows by its index. One that is whole and points beyond the log is no damage of its own but the proof that the log
+// was set back: only what is safe on the disk is signed, and only what is signed is published.
 func (s *Spool) loadCursors() error {
 	if err := os.MkdirAll(s.cursorDir(), 0o700); err != nil {
 		return err
@@ -256,9 +264,6 @@ func (s *Spool) loadCursors() error {
 			return err
 		}
 		c, err := parseCursor(file)
-		if err == nil && c.Next > s.signed {
-			err = fmt.Errorf("cannot use cursor: it points to index %d, the log ends at %d", c.Next, s.signed)
-		}
 		if err != nil {
 			s.warn("a cursor is put aside; its leaf node gets records again", "file", path, "error", err)
 			if err := os.Rename(path, path+".bad"); err != nil {
@@ -267,8 +272,14 @@ func (s *Spool) loadCursors() error {
 			continue
 		}
 		c.disk = c.Cursor
-		s.cursors[strings.TrimSuffix(name, cursorExt)] = &c
-		s.acked = max(s.acked, c.Next)
+		leaf := strings.TrimSuffix(name, cursorExt)
+		s.cursors[leaf] = &c
+		if next := s.log.Next(); c.Next > next {
+			if err := s.SetRolledBack(fmt.Sprintf("leaf node %s has acknowledged all records below index %d, and the log on the disk ends at %d", leaf, c.Next, next)); err != nil {
+				s.warn("cannot note that the log was set back", "error", err) // found again at the next start, unless the log has grown
+			}
+		}
 	}
+	s.countAcked()
 	return nil
 }

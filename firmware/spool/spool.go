@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -54,24 +55,26 @@ type Spool struct {
 
 	wake chan struct{} // the committer has something to do
 
-	mu      sync.Mutex
-	room    sync.Cond // the queue was taken
-	err     error     // the disk failed, or the spool is closed; final
-	leaves  []record.Leaf
-	calls   []call
-	queued  int64  // bytes of leaves
-	next    uint64 // index of the next leaf
-	size    uint64 // leaves that are on disk
-	signed  uint64 // size of the newest checkpoint on disk
-	last    record.Checkpoint
-	acked   uint64        // first index that no leaf node has acknowledged
-	bytes   int64         // of the log on disk
-	crowded bool          // bytes is near the quota
-	changed chan struct{} // closed at the next change of size, signed or err
-	marks   []mark
-	cursors map[string]*cursor
-	fsyncs  [512]time.Duration // the latest
-	nfsyncs uint64
+	mu         sync.Mutex
+	room       sync.Cond // the queue was taken
+	err        error     // the disk failed, or the spool is closed; final
+	leaves     []record.Leaf
+	calls      []call
+	queued     int64  // bytes of leaves
+	next       uint64 // index of the next leaf
+	size       uint64 // leaves that are on disk
+	signed     uint64 // size of the newest checkpoint on disk
+	last       record.Checkpoint
+	acked      uint64        // first index that no leaf node has acknowledged
+	bytes      int64         // of the log on disk
+	crowded    bool          // bytes is near the quota
+	changed    chan struct{} // closed at the next change of size, signed or err
+	marks      []mark
+	cursors    map[string]*cursor
+	intact     uint64             // what was acknowledged at or above it was not this log; no bound unless rolledBack
+	rolledBack string             // how it is known that the log is older than what was published
+	fsyncs     [512]time.Duration // the latest
+	nfsyncs    uint64
 
 	cramped     bool          // drop failed; under commitMu
 	spareLeaves []record.Leaf // of the queue, for reuse; under commitMu
@@ -94,7 +97,7 @@ func Open(dir string, o Options) (*Spool, error) {
 	if o.Quota <= 0 {
 		o.Quota = 8 << 30
 	}
-	s := &Spool{dir: dir, opts: o, wake: make(chan struct{}, 1), changed: make(chan struct{}), cursors: map[string]*cursor{}}
+	s := &Spool{dir: dir, opts: o, wake: make(chan struct{}, 1), changed: make(chan struct{}), cursors: map[string]*cursor{}, intact: math.MaxUint64}
 	s.room.L = &s.mu
 	log, err := logfile.Open(dir, logfile.Options{SegmentBytes: o.SegmentBytes})
 	if err != nil {
@@ -103,7 +106,7 @@ func Open(dir string, o Options) (*Spool, error) {
 	s.log = log
 	s.next, s.size, s.signed, s.bytes = log.Next(), log.Next(), log.Signed(), log.Bytes()
 	_, s.last = log.LastCheckpoint()
-	if err := s.loadCursors(); err != nil {
+	if err := errors.Join(s.loadRolledBack(), s.loadCursors()); err != nil {
 		log.Close()
 		return nil, fmt.Errorf("cannot open the spool: %w; check the disk and the owner of its files", err)
 	}
@@ -395,19 +398,19 @@ func (s *Spool) wait(ctx context.Context, ok func() bool) error {
 }
 
 // WaitUnsigned waits until there is something on disk that no checkpoint covers, and gives the tree to sign. There is one
-// signer: AddCheckpoint takes the tree that was given last.
+// signer: AddCheckpoint takes the tree that was given last. After RolledBack there is nothing to sign.
 func (s *Spool) WaitUnsigned(ctx context.Context) (record.Tree, error) {
-	if err := s.wait(ctx, func() bool { return s.size > s.signed }); err != nil {
+	if err := s.wait(ctx, func() bool { return s.size > s.signed && s.rolledBack == "" }); err != nil {
 		return record.Tree{}, err
 	}
 	tree, _ := s.log.Unsigned()
 	return tree, nil
 }
 
-// Unsigned gives the tree to sign, or false if all that is on disk is covered by a checkpoint.
+// Unsigned gives the tree to sign, or false if all that is on disk is covered by a checkpoint, or after RolledBack.
 func (s *Spool) Unsigned() (record.Tree, bool) {
 	tree, n := s.log.Unsigned()
-	return tree, n > 0
+	return tree, n > 0 && s.RolledBack() == ""
 }
 
 // WaitSigned waits until the record of the given index can be read.

@@ -514,22 +514,18 @@ func TestCursorsSurvive(t *testing.T) {
 	}
 	b.Close()
 
-	// A cursor with a flipped byte, and one beyond the end of the log, are put aside.
+	// A cursor with a flipped byte is put aside.
 	path := filepath.Join(dir, "cursors", "ward1.cursor")
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	os.WriteFile(path, []byte(strings.Replace(string(text), "next 10", "next 11", 1)), 0o600)
-	c := &cursor{Cursor: Cursor{Next: 51}}
-	if err := b.writeCursor("ward3", c); err != nil {
-		t.Fatal(err)
-	}
 	again := open(t, dir, Options{})
 	if got, ok := again.Cursor("ward2"); !ok || got != want {
 		t.Fatalf("cursor is %+v, want %+v", got, want)
 	}
-	for _, leaf := range []string{"ward1", "ward3", "never"} {
+	for _, leaf := range []string{"ward1", "never"} {
 		if c, ok := again.Cursor(leaf); ok {
 			t.Fatalf("the bad cursor of %s was taken: %+v", leaf, c)
 		}
@@ -537,6 +533,85 @@ func TestCursorsSurvive(t *testing.T) {
 	if err := again.SetCursor("../ward", Cursor{}); err == nil {
 		t.Fatal("a leaf name left the folder")
 	}
+}
+
+// The log is set back to before what a leaf node has acknowledged. The box knows it at once and for good, keeps what it is
+// given, counts none of it as acknowledged, and signs no second history.
+func TestLogThatWasSetBackIsNotSignedOn(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, Options{})
+	b.run(t)
+	b.keep(t, 50)
+	b.sign(t)
+	if err := b.SetCursor("ward1", Cursor{Next: 40}); err != nil {
+		t.Fatal(err)
+	}
+	segment := filepath.Join(dir, fmt.Sprintf("%020d.log", 0))
+	image, err := os.ReadFile(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.keep(t, 50)
+	b.sign(t)
+	if err := b.SetCursor("ward1", Cursor{Next: 100}); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if err := os.WriteFile(segment, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for start := range 3 { // at the last start the log is longer than what was acknowledged
+		again := open(t, dir, Options{})
+		again.key = b.key
+		again.run(t)
+		if why := again.RolledBack(); !strings.Contains(why, "ward1") || !strings.Contains(why, "100") || !strings.Contains(why, "50") {
+			t.Fatalf("start %d: set back: %q", start, why)
+		}
+		again.keep(t, 40)
+		if _, ok := again.Unsigned(); ok {
+			t.Fatal("a second history is given out for signing")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := again.WaitUnsigned(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatalf("a second history is given out for signing: %v", err)
+		}
+		if again.Acked() != 50 {
+			t.Fatalf("%d records count as acknowledged, 50 are", again.Acked())
+		}
+		if n := uint64(50 + 40*(start+1)); again.Next() != n {
+			t.Fatalf("%d records are kept, want %d", again.Next(), n)
+		}
+		again.Close()
+	}
+}
+
+// A checkpoint that was lost, with all leaves still there, is signed again: it is the same history.
+func TestLostCheckpointAloneIsSignedAgain(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, Options{})
+	b.run(t)
+	b.keep(t, 50)
+	segment := filepath.Join(dir, fmt.Sprintf("%020d.log", 0))
+	image, err := os.ReadFile(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.sign(t)
+	if err := b.SetCursor("ward1", Cursor{Next: 50}); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if err := os.WriteFile(segment, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, dir, Options{})
+	again.key = b.key
+	if why := again.RolledBack(); why != "" {
+		t.Fatal(why)
+	}
+	again.sign(t)
+	wantRun(t, again.read(t, 0), 0, 50)
 }
 
 // A cursor's file that is torn in its newest write gives the one before.

@@ -206,13 +206,13 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 		switch m.Kind {
 		case "serial":
 			a, err = serial.New(serial.Config{Monitor: m.Name, Device: m.Device, Baud: m.Baud, DataBits: m.DataBits, Parity: m.Parity, StopBits: m.StopBits,
-				Flow: m.Flow, Framing: framing, MaxMessage: int(m.MaxMessage), IdleEnd: time.Duration(m.IdleEnd)}, log)
+				Flow: m.Flow, DTR: m.DTR, RTS: m.RTS, Framing: framing, MaxMessage: int(m.MaxMessage), IdleEnd: time.Duration(m.IdleEnd)}, log)
 		case "mindray-pds":
 			a, err = pds.New(pds.Config{Monitor: m.Name, Address: m.Address, Beacon: m.Beacon, IDs: m.Asked(d), Again: m.QueryAgain == "keep-alive",
 				Interval: time.Duration(m.QueryInterval), Silence: time.Duration(m.ReadIdle), MaxMessage: int(m.MaxMessage)}, log)
 		default:
 			a, err = mllp.New(mllp.Config{Monitor: m.Name, Role: strings.TrimPrefix(m.Kind, "mllp-"), Address: m.Address, Framing: framing, MaxMessage: int(m.MaxMessage),
-				MaxConnections: m.MaxConnections, ReadIdle: time.Duration(m.ReadIdle)}, log)
+				MaxConnections: m.MaxConnections, ReadIdle: time.Duration(m.ReadIdle), IdleEnd: time.Duration(m.IdleEnd)}, log)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot open monitor %s: %w", m.Name, err)

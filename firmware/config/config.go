@@ -103,6 +103,8 @@ type Monitor struct {
 	StopBits int      `toml:"stop_bits" default:"1" doc:"serial: 1 or 2"`
 	Flow     string   `toml:"flow" default:"none" doc:"serial: none, rtscts or xonxoff"`
 	IdleEnd  Duration `toml:"idle_end" default:"500ms" doc:"unframed streams: silence that ends a message"`
+	DTR      string   `toml:"dtr" default:"" doc:"serial: level of the DTR line: on, off, or empty for what the system sets"`
+	RTS      string   `toml:"rts" default:"" doc:"serial: level of the RTS line, unless flow is rtscts: on, off or empty"`
 }
 
 // Duration is a time.Duration written as "3s" or "500ms".
@@ -312,6 +314,8 @@ func (c *Config) check() error {
 			}
 			oneOf(bad, key("parity"), m.Parity, "none", "even", "odd")
 			oneOf(bad, key("flow"), m.Flow, "none", "rtscts", "xonxoff")
+			oneOf(bad, key("dtr"), m.DTR, "", "on", "off")
+			oneOf(bad, key("rts"), m.RTS, "", "on", "off")
 		default:
 			oneOf(bad, key("kind"), m.Kind, "mllp-server", "mllp-client", "mindray-pds", "serial")
 		}

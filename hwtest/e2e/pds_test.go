@@ -22,7 +22,7 @@ func TestABedsideMonitorThatHasToBeAsked(t *testing.T) {
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", sim, "github.com/vitalgate/vitalgate/hwtest/simmonitor").CombinedOutput(); err != nil {
 		t.Fatalf("cannot build vitalsim: %v\n%s", err, out)
 	}
-	beacon := freeAddr(t)
+	beacon := hospital.FreeAddr()
 	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: t.TempDir(), TPM: "software", Monitors: fmt.Sprintf(
 		"[[monitor]]\nname = \"er-bed5\"\nkind = \"mindray-pds\"\naddress = \"127.0.0.1:0\"\nbeacon = %q\ndialect = \"mindray-pds\"\nzone = \"UTC\"\nunit_temperature = \"Cel\"\n", beacon)})
 	if err != nil {

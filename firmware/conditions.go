@@ -68,6 +68,11 @@ func watch(ctx context.Context, b *health.Board, report func() status.Report, lo
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
+		select { // the parts need a moment to begin
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
 		judge(b, report())
 		now := map[key]bool{}
 		for _, c := range b.Conditions() {
@@ -83,10 +88,5 @@ func watch(ctx context.Context, b *health.Board, report func() status.Report, lo
 			}
 		}
 		known = now
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
 }

@@ -67,6 +67,9 @@ func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Fram
 		if r == nil {
 			continue
 		}
+		if raw := n.Raw.Load(); r.verdict == odd && raw&(raw-1) == 0 { // the 1st, 2nd, 4th, 8th …
+			p.Log.Warn("kept a message as raw bytes", "monitor", m.Name, "so far", raw, "reason", r.Content.Reason)
+		}
 		r.counters = n
 		r.size = min(int64(len(f.Data)), roomBytes/2)
 		r.bundle = min(int64(len(r.Content.Bundle)), roomBytes/2)

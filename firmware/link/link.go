@@ -24,6 +24,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/firmware/spool"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/logfile"
 )
 
 // Leaf is a NATS leaf node: its name for cursors and status, and its address, "tls://host:4222".
@@ -57,6 +58,7 @@ type Link struct {
 	status Status
 	alarms []Condition
 	why    Condition // the latest reason not to be connected
+	torn   uint64    // the first record that was not published because the log could not be read there
 }
 
 // leafNode is what the link remembers of one leaf node while it runs. Only Run's goroutine uses it.
@@ -224,6 +226,9 @@ func (l *Link) failed(leaf *leafNode, err error) {
 		limit = hardBackoff
 	}
 	leaf.backoff = min(max(2*leaf.backoff, firstBackoff), limit)
+	if refused != nil && refused.code == LogDamaged { // it is not the leaf node that was in the way: each connection succeeds
+		leaf.backoff = maxBackoff
+	}
 	leaf.notYet = time.Now().Add(leaf.backoff)
 	l.trouble(leaf, err)
 }
@@ -323,6 +328,22 @@ func foreign(leaf *leafNode) error {
 	return &refusal{code: ForeignWriter,
 		sentence: fmt.Sprintf("Leaf node %s holds records in this box's name that this box never sent", leaf.Name),
 		remedy:   "Somebody else uses this box's NATS key. Revoke the box at the peer and enrol it anew with new keys; the peers refuse records that the box's TPM did not sign."}
+}
+
+// unreadable is the end of publishing at a record that the disk does not give back. What stands after it is not published
+// in its place: a peer must never see an index skipped without being told, and cannot tell a record that the box lost from one
+// that somebody took out. It goes on by itself if the disk gives the record back, as after a repair from a copy.
+func (l *Link) unreadable(index uint64, err error) error {
+	what := "The log on this box's disk cannot be read"
+	if errors.Is(err, logfile.ErrDamaged) {
+		what = "The log on this box's disk is damaged"
+	}
+	l.mu.Lock()
+	l.torn = max(l.torn, index)
+	l.mu.Unlock()
+	return &refusal{code: LogDamaged, cause: err,
+		sentence: fmt.Sprintf("%s at record %d or soon after; all before it is published, the %d signed records from there on are not", what, index, l.spool.Signed()-index),
+		remedy:   "New readings are kept on the box. Run vitalgate fsck on the data folder to see what is damaged; copy the data folder, replace the box's storage, and enrol the box anew under a new name: what is readable after the damage is in the copy."}
 }
 
 // setBack notes that the stream ends at index end, of which this log can have sent no more than those below most.

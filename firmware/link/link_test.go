@@ -443,6 +443,49 @@ func keepCursors(b *bedside, saved string) {
 	}
 }
 
+// A record that is not published yet is damaged on the box's disk. All before it is published, nothing after it; the box says
+// that its own disk is at fault, not the network, and goes on when the record is back.
+func TestDamagedLogIsNotTakenForTheNetwork(t *testing.T) {
+	b := newBedside(t, spool.Options{SegmentBytes: 4 << 10})
+	ward := newLeafServer(t, b.nkey, "", nil)
+	for range 60 {
+		b.keep(1)
+	}
+	segments, err := filepath.Glob(filepath.Join(b.dir, "*.log"))
+	if err != nil || len(segments) < 3 {
+		t.Fatalf("%d segments: %v", len(segments), err)
+	}
+	whole, err := os.ReadFile(segments[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	bent := bytes.Clone(whole)
+	bent[len(bent)/2] ^= 1
+	if err := os.WriteFile(segments[1], bent, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, _ := b.publish(b.config(Leaf{"ward1", ward.url()}))
+	eventually(t, "the damage shows", func() bool { return l.has(LogDamaged) })
+	eventually(t, "the connection is over", func() bool { return l.Status().Leaf == "" })
+	var first uint64
+	if _, err := fmt.Sscanf(filepath.Base(segments[1]), "%d.log", &first); err != nil {
+		t.Fatal(err)
+	}
+	n := ward.length()
+	if n < first || n >= b.spool.Next() {
+		t.Errorf("%d of %d records are published; the damage is in the segment that begins with %d", n, b.spool.Next(), first)
+	}
+	if st := l.Status(); l.has(Offline) || strings.Contains(st.State, "cable") || !strings.Contains(st.State, "fsck") || !strings.Contains(st.State, fmt.Sprintf("at record %d ", n)) {
+		t.Errorf("status after %d records: %+v", n, st)
+	}
+	if err := os.WriteFile(segments[1], whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.drained()
+	eventually(t, "the condition is over", func() bool { return !l.has(LogDamaged) })
+	wantRun(t, ward.stored(&b.key.PublicKey), 0, 60)
+}
+
 // A cursor whose file is damaged is no sign of a log that was set back: the leaf node is given again what the box has.
 func TestDamagedCursorIsNoRollback(t *testing.T) {
 	b := newBedside(t, spool.Options{})

@@ -172,11 +172,11 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 				break
 			}
 			if err != nil {
-				if !errors.Is(err, logfile.ErrDropped) {
-					return nil, err
-				}
-				if len(queue) > 0 {
+				if len(queue) > 0 { // what stands before it goes first; the reader says it again
 					break
+				}
+				if !errors.Is(err, logfile.ErrDropped) {
+					return nil, s.link.unreadable(cur.Next, err)
 				}
 				// The ring dropped what another leaf node has.
 				if cur, err = s.link.align(s.leaf, cur.Next-cur.Offset, false); err != nil {

@@ -16,6 +16,7 @@ const (
 	ForeignWriter   = "foreign-writer"    // a leaf node has records in the box's name that the box did not send
 	UntrustedLeaf   = "untrusted-leaf"    // what answers at a leaf node's address is not the facility's
 	LogRolledBack   = "log-rolled-back"   // the log on the box's disk is older than what was published of it: nothing is published any more
+	LogDamaged      = "log-damaged"       // a record on the box's disk cannot be read: nothing from it on is published
 	NetworkLostData = "network-lost-data" // a leaf node lost what it had acknowledged and is being given it again
 )
 
@@ -83,6 +84,9 @@ func (l *Link) acknowledged(leaf *leafNode, n int, cur spool.Cursor) {
 	l.status.Records += uint64(n)
 	l.status.Batches++
 	l.status.LastAck = time.Now()
+	if cur.Next > l.torn {
+		l.clear(LogDamaged, "")
+	}
 	if cur.Next >= cur.Refill {
 		l.clear(NetworkLostData, leaf.Name)
 	}
@@ -99,7 +103,11 @@ func (l *Link) trouble(leaf *leafNode, err error) {
 		if r.code == LogRolledBack {
 			return // of the box, not of the leaf node
 		}
-		if r.code != "" {
+		if r.code == LogDamaged { // of the box too, and no fault of the network
+			c.Code = LogDamaged
+			l.clear(Offline, "")
+			l.set(c)
+		} else if r.code != "" {
 			l.set(Condition{Code: r.code, Leaf: leaf.Name, Sentence: c.Sentence, Remedy: c.Remedy})
 		}
 	}
@@ -129,7 +137,7 @@ func (l *Link) offline() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.set(l.why) {
-		l.log.Warn("no leaf node can be used; records are kept", "reason", l.why.Sentence)
+		l.log.Warn("nothing can be published; records are kept", "reason", l.why.Sentence)
 	}
 }
 

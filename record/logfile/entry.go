@@ -128,6 +128,12 @@ type damage struct {
 	what   string
 }
 
+// ErrDamaged says that what was once safe on the disk is no longer what was written. The error that wraps it names the file and
+// the offset.
+var ErrDamaged = errors.New("the log is damaged")
+
+func (d *damage) Is(target error) bool { return target == ErrDamaged }
+
 func (d *damage) Error() string {
 	return fmt.Sprintf("%s is damaged at byte %d: %s; run fsck", d.file, d.offset, d.what)
 }

@@ -51,6 +51,28 @@ type pull struct {
 	Max  int    `json:"max"`
 }
 
+// parseHead reads what another peer announces. The checkpoint is not verified yet.
+func parseHead(data []byte) (h head, ok bool) {
+	if len(data) > maxRequest || json.Unmarshal(data, &h) != nil || !(record.BoxID{Facility: "p", Name: h.Peer}).Valid() {
+		return head{}, false
+	}
+	return h, true
+}
+
+// parsePull reads what another peer asks for. Max is within what is answered.
+func parsePull(data []byte) (q pull, ok bool) {
+	if len(data) > maxRequest {
+		return pull{}, false
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if d.Decode(&q) != nil {
+		return pull{}, false
+	}
+	q.Max = min(max(q.Max, 0), pullRecords)
+	return q, true
+}
+
 // Replicator works for one peer.
 type Replicator struct {
 	Name  string
@@ -177,8 +199,8 @@ func (r *Replicator) heard(ctx context.Context, g *errgroup.Group, m *nats.Msg) 
 	part := strings.Split(m.Subject, ".")
 	id := record.BoxID{Facility: part[2], Name: part[3]}
 	b := r.Store.Find(id)
-	var h head
-	if b == nil || len(m.Data) > maxRequest || json.Unmarshal(m.Data, &h) != nil || !(record.BoxID{Facility: "p", Name: h.Peer}).Valid() || h.Peer == r.Name {
+	h, ok := parseHead(m.Data)
+	if b == nil || !ok || h.Peer == r.Name {
 		return
 	}
 	size, err := b.Head("peer "+h.Peer, h.Checkpoint)
@@ -312,10 +334,8 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 func (r *Replicator) serve(m *nats.Msg) {
 	part := strings.Split(m.Subject, ".")
 	b := r.Store.Find(record.BoxID{Facility: part[3], Name: part[4]})
-	var q pull
-	d := json.NewDecoder(bytes.NewReader(m.Data))
-	d.DisallowUnknownFields()
-	if !strings.HasPrefix(m.Reply, "_PEER.") || len(m.Data) > maxRequest || d.Decode(&q) != nil {
+	q, ok := parsePull(m.Data)
+	if !ok || !strings.HasPrefix(m.Reply, "_PEER.") {
 		return
 	}
 	sent, bytes := 0, 0
@@ -328,7 +348,7 @@ func (r *Replicator) serve(m *nats.Msg) {
 		return
 	}
 	s := r.resume(b, q.From)
-	for sent < min(q.Max, pullRecords) && bytes < pullBytes {
+	for sent < q.Max && bytes < pullBytes {
 		if len(s.rest) == 0 {
 			var err error
 			if s.rest, err = s.reader.Next(); err != nil {

@@ -191,7 +191,7 @@ func TestTornTail(t *testing.T) {
 					kept++
 				}
 			}
-			w.open(dir, Options{system: &quick})
+			w.open(dir, Options{Disk: &quick})
 			if w.log.Next() != kept || w.log.Signed() != 4 {
 				t.Fatalf("cut at %d: next %d, signed %d; want %d, 4", cut, w.log.Next(), w.log.Signed(), kept)
 			}
@@ -249,7 +249,7 @@ func TestEveryByteFlipped(t *testing.T) {
 				continue
 			}
 			var d *damage
-			if l, err := Open(dir, Options{system: &quick}); err == nil {
+			if l, err := Open(dir, Options{Disk: &quick}); err == nil {
 				l.Close()
 				t.Fatalf("byte %d was safe and is damaged: Open cut it off", off)
 			} else if !errors.As(err, &d) || !strings.Contains(err.Error(), filepath.Base(s.name(dir))) || !strings.Contains(err.Error(), "fsck") {
@@ -272,17 +272,17 @@ func TestEveryByteFlipped(t *testing.T) {
 }
 
 // quick is the disk without waiting for it: what a test cuts or bends itself need not be synced.
-var quick = func() syscalls {
+var quick = func() Disk {
 	s := system
-	s.fdatasync = func(*os.File) error { return nil }
-	s.syncDir = func(string) error { return nil }
+	s.Fdatasync = func(*os.File) error { return nil }
+	s.SyncDir = func(string) error { return nil }
 	return s
 }()
 
 var errDisk = fmt.Errorf("injected: %w", syscall.EIO)
 
 // failing returns system calls of which the nth call of one kind fails, before or after it was done.
-func failing(call string, n int, after bool, with error) *syscalls {
+func failing(call string, n int, after bool, with error) *Disk {
 	s := quick
 	hit := func(name string, do func() error) error {
 		if name != call {
@@ -298,27 +298,27 @@ func failing(call string, n int, after bool, with error) *syscalls {
 		}
 		return with
 	}
-	s.create = func(name string) (f *os.File, err error) {
-		err = hit("create", func() (err error) { f, err = system.create(name); return err })
+	s.Create = func(name string) (f *os.File, err error) {
+		err = hit("create", func() (err error) { f, err = system.Create(name); return err })
 		if err != nil && f != nil {
 			f.Close()
 		}
 		return f, err
 	}
-	s.pwrite = func(f *os.File, b []byte, at int64) error {
-		err := hit("pwrite", func() error { return system.pwrite(f, b, at) })
+	s.Pwrite = func(f *os.File, b []byte, at int64) error {
+		err := hit("pwrite", func() error { return system.Pwrite(f, b, at) })
 		if err != nil && !after {
-			system.pwrite(f, b[:len(b)/2], at) // a short write
+			system.Pwrite(f, b[:len(b)/2], at) // a short write
 		}
 		return err
 	}
-	s.fdatasync = func(f *os.File) error { return hit("fdatasync", func() error { return quick.fdatasync(f) }) }
-	s.truncate = func(f *os.File, size int64) error {
-		return hit("truncate", func() error { return system.truncate(f, size) })
+	s.Fdatasync = func(f *os.File) error { return hit("fdatasync", func() error { return quick.Fdatasync(f) }) }
+	s.Truncate = func(f *os.File, size int64) error {
+		return hit("truncate", func() error { return system.Truncate(f, size) })
 	}
-	s.rename = func(from, to string) error { return hit("rename", func() error { return system.rename(from, to) }) }
-	s.syncDir = func(dir string) error { return hit("syncDir", func() error { return quick.syncDir(dir) }) }
-	s.unlink = func(name string) error { return hit("unlink", func() error { return system.unlink(name) }) }
+	s.Rename = func(from, to string) error { return hit("rename", func() error { return system.Rename(from, to) }) }
+	s.SyncDir = func(dir string) error { return hit("syncDir", func() error { return quick.SyncDir(dir) }) }
+	s.Unlink = func(name string) error { return hit("unlink", func() error { return system.Unlink(name) }) }
 	return &s
 }
 
@@ -329,14 +329,14 @@ func TestFaults(t *testing.T) {
 			for n := 1; n <= 30; n++ {
 				t.Run(fmt.Sprintf("%s-%d-%v", call, n, after), func(t *testing.T) {
 					dir := filepath.Join(t.TempDir(), "log")
-					w := newWriter(t, dir, Options{SegmentBytes: 600, system: &quick})
+					w := newWriter(t, dir, Options{SegmentBytes: 600, Disk: &quick})
 					w.append(2, 100)
 					w.sync()
 					w.sign()
 					w.log.Close()
 					safe := faulty(t, w, dir, failing(call, n, after, errDisk))
 					w.log.Close()
-					w.open(dir, Options{system: &quick})
+					w.open(dir, Options{Disk: &quick})
 					if w.log.Next() < safe {
 						t.Fatalf("%d leaves were safe, %d are there", safe, w.log.Next())
 					}
@@ -354,11 +354,11 @@ func TestFaults(t *testing.T) {
 }
 
 // faulty writes some groups on a disk that fails once, and returns how many leaves it was told are safe.
-func faulty(t *testing.T, w *writer, dir string, calls *syscalls) (safe uint64) {
+func faulty(t *testing.T, w *writer, dir string, calls *Disk) (safe uint64) {
 	safe = 2
-	l, err := Open(dir, Options{SegmentBytes: 600, system: calls})
+	l, err := Open(dir, Options{SegmentBytes: 600, Disk: calls})
 	if err != nil {
-		w.open(dir, Options{system: &quick})
+		w.open(dir, Options{Disk: &quick})
 		return safe
 	}
 	w.log = l
@@ -405,15 +405,15 @@ func TestDiskFull(t *testing.T) {
 	w.sign()
 	full := true
 	calls := system
-	calls.pwrite = func(f *os.File, b []byte, at int64) error {
+	calls.Pwrite = func(f *os.File, b []byte, at int64) error {
 		if full {
-			system.pwrite(f, b[:len(b)/3], at)
+			system.Pwrite(f, b[:len(b)/3], at)
 			return syscall.ENOSPC
 		}
-		return system.pwrite(f, b, at)
+		return system.Pwrite(f, b, at)
 	}
 	w.log.Close()
-	w.open(dir, Options{system: &calls})
+	w.open(dir, Options{Disk: &calls})
 	for range 3 {
 		w.append(5, 50)
 		err := w.log.Sync()

@@ -36,7 +36,7 @@ func FuzzSegment(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := Open(dir, Options{system: &quick})
+		l, err := Open(dir, Options{Disk: &quick})
 		if err != nil {
 			if before.Clean() {
 				t.Fatalf("check finds nothing, but: %v", err)

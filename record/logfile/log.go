@@ -16,7 +16,7 @@ import (
 type Options struct {
 	SegmentBytes int64 // a segment ends at the first Sync after it has grown to this; 0 means 8 MiB
 
-	system *syscalls // a test's
+	Disk *Disk // nil is SystemDisk
 }
 
 // Bounds of what one checkpoint signs, where Unsigned proposes it: they bound the memory of a Reader.
@@ -35,10 +35,11 @@ var ErrPoisoned = errors.New("the log is poisoned by a failed sync")
 type Log struct {
 	dir   string
 	limit int64
-	sys   *syscalls
+	sys   *Disk
 	lock  *os.File
 	view  atomic.Pointer[view] // what readers see
 	torn  int64
+	mark  int64 // where the last mark of the last segment stands, as Open found it
 
 	mu       sync.Mutex
 	file     *os.File // the last segment
@@ -80,7 +81,7 @@ func (v *view) size(i int) int64 {
 // Open opens the log in dir, which it makes where there is none, and takes the lock of the writer. A torn tail of the last
 // segment, that is what no Sync had returned for, is cut off. Other damage is an error that names the file and the offset.
 func Open(dir string, o Options) (*Log, error) {
-	l := &Log{dir: dir, limit: o.SegmentBytes, sys: o.system}
+	l := &Log{dir: dir, limit: o.SegmentBytes, sys: o.Disk}
 	if l.limit <= 0 {
 		l.limit = 8 << 20
 	}
@@ -101,10 +102,10 @@ func (l *Log) open() (err error) {
 	if l.lock, err = lockDir(l.dir); err != nil {
 		return err
 	}
-	if err := l.sys.syncDir(filepath.Dir(filepath.Clean(l.dir))); err != nil {
+	if err := l.sys.SyncDir(filepath.Dir(filepath.Clean(l.dir))); err != nil {
 		return err
 	}
-	if err := l.sys.unlink(filepath.Join(l.dir, temporary)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := l.sys.Unlink(filepath.Join(l.dir, temporary)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if l.segments, err = listSegments(l.dir); err != nil {
@@ -149,24 +150,44 @@ func (l *Log) recover() error {
 	}
 	l.file = f
 	if l.torn > 0 {
-		if err := l.sys.truncate(f, seg.size); err != nil {
+		if err := l.sys.Truncate(f, seg.size); err != nil {
 			return err
 		}
 	}
-	// What a killed process had written may be in no more than the cache of the system.
-	if err := l.sys.fdatasync(f); err != nil {
+	// What a killed process had written may be in no more than the cache of the system. And what it had failed to sync may be
+	// nowhere else, though the system counts it as written and would not write it again: so it is written again.
+	if err := l.rewrite(f, l.mark, seg.size); err != nil {
 		return err
 	}
-	if err := l.sys.syncDir(l.dir); err != nil {
+	if err := l.sys.Fdatasync(f); err != nil {
+		return err
+	}
+	if err := l.sys.SyncDir(l.dir); err != nil {
 		return err
 	}
 	l.written, l.safe, l.durable = seg.size, seg.size, l.now
 	return nil
 }
 
+// rewrite writes the bytes of f from one offset to another as they are.
+func (l *Log) rewrite(f *os.File, from, to int64) error {
+	b := make([]byte, min(to-from, writeBytes))
+	for ; from < to; from += int64(len(b)) {
+		b = b[:min(to-from, int64(len(b)))]
+		if _, err := f.ReadAt(b, from); err != nil {
+			return fmt.Errorf("cannot read %s at byte %d: %w", f.Name(), from, err)
+		}
+		if err := l.sys.Pwrite(f, b, from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // replay reads the last segment to its end or to where it is torn.
 func (l *Log) replay(sc *scanner) error {
 	seg := &l.segments[len(l.segments)-1]
+	l.mark = sc.at
 	for {
 		at := sc.at
 		kind, payload, err := sc.next()
@@ -185,6 +206,8 @@ func (l *Log) replay(sc *scanner) error {
 			return nil
 		case err != nil:
 			return err
+		case kind == typeMark:
+			l.mark = at
 		case kind == typeLeaf:
 			l.now.add(payload)
 		case kind == typeCheckpoint:
@@ -215,23 +238,23 @@ func (s *state) add(leaf record.Leaf) {
 // nothing has changed.
 func (l *Log) begin() error {
 	tmp := filepath.Join(l.dir, temporary)
-	f, err := l.sys.create(tmp)
+	f, err := l.sys.Create(tmp)
 	if err != nil {
 		return fmt.Errorf("cannot begin a segment: %w", err)
 	}
 	b := header{l.now.tree, l.now.note, l.now.last}.append(nil)
 	seg := segment{l.now.tree.Size(), int64(len(b))}
-	if err = l.sys.pwrite(f, b, 0); err == nil {
-		if err = l.sys.fdatasync(f); err == nil {
-			err = l.sys.rename(tmp, seg.name(l.dir))
+	if err = l.sys.Pwrite(f, b, 0); err == nil {
+		if err = l.sys.Fdatasync(f); err == nil {
+			err = l.sys.Rename(tmp, seg.name(l.dir))
 		}
 	}
 	if err != nil {
 		f.Close()
-		l.sys.unlink(tmp)
+		l.sys.Unlink(tmp)
 		return fmt.Errorf("cannot begin a segment: %w", err)
 	}
-	if err := l.sys.syncDir(l.dir); err != nil {
+	if err := l.sys.SyncDir(l.dir); err != nil {
 		f.Close()
 		return l.poison(err)
 	}
@@ -354,7 +377,7 @@ func (l *Log) prepare() error {
 }
 
 func (l *Log) write() error {
-	if err := l.sys.pwrite(l.file, l.buf, l.written); err != nil {
+	if err := l.sys.Pwrite(l.file, l.buf, l.written); err != nil {
 		l.err = fmt.Errorf("cannot write log %s: %w; what was not synced is lost, see Rollback", l.dir, err)
 		return l.err
 	}
@@ -381,7 +404,7 @@ func (l *Log) Sync() error {
 			return err
 		}
 	}
-	if err := l.sys.fdatasync(l.file); err != nil {
+	if err := l.sys.Fdatasync(l.file); err != nil {
 		return l.poison(fmt.Errorf("cannot sync log %s: %w", l.dir, err))
 	}
 	l.safe, l.durable = l.written, l.now
@@ -398,7 +421,7 @@ func (l *Log) Rollback() error {
 		return l.err
 	}
 	if l.written > l.safe || l.err != nil {
-		if err := l.sys.truncate(l.file, l.safe); err != nil {
+		if err := l.sys.Truncate(l.file, l.safe); err != nil {
 			return l.poison(fmt.Errorf("cannot cut log %s back: %w", l.dir, err))
 		}
 	}
@@ -475,7 +498,7 @@ func (l *Log) DropBefore(index uint64) error {
 		all := l.segments
 		l.segments = all[1:]
 		l.publish()
-		if err := l.sys.unlink(all[0].name(l.dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := l.sys.Unlink(all[0].name(l.dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			l.segments = all // else a later drop would leave a hole
 			l.publish()
 			return fmt.Errorf("cannot drop segment: %w", err)

@@ -18,7 +18,7 @@ const silence = 5 * time.Minute
 // gravity of what the link reports. Readings are kept through all of it; what is critical is that somebody else is at work.
 var gravity = map[string]health.Severity{
 	link.Offline: health.Warning, link.Unauthorised: health.Warning, link.NetworkLostData: health.Warning,
-	link.ForeignWriter: health.Critical, link.UntrustedLeaf: health.Critical,
+	link.ForeignWriter: health.Critical, link.UntrustedLeaf: health.Critical, link.LogRolledBack: health.Critical, link.LogDamaged: health.Critical,
 }
 
 // judge turns what the parts say of themselves into conditions: those that are so are set, the others cleared.

@@ -113,7 +113,7 @@ func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []
 		}
 		all = append(all, condition{code, "", "critical", "Since " + since.UTC().Format(time.RFC3339) + " " + what + waiting, remedy})
 	}
-	trouble, since := b.Trouble()
+	since, trouble := b.Trouble()
 	switch {
 	case errors.Is(trouble, syscall.ENOSPC), errors.Is(trouble, syscall.EDQUOT):
 		say("store-full", since, "the disk is full and no record of this box is stored. Nothing is lost: when the stream is full too, the box keeps its records",

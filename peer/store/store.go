@@ -405,11 +405,11 @@ func (b *Box) Err() error {
 	return b.err
 }
 
-// Trouble is why the last records could not be stored, and since when that is so; nil as soon as some could be again.
-func (b *Box) Trouble() (err error, since time.Time) {
+// Trouble is since when records could not be stored, and why; nil as soon as some could be again.
+func (b *Box) Trouble() (since time.Time, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.trouble, b.troubled
+	return b.troubled, b.trouble
 }
 
 // Unkept says whether more of the box was refused than the quarantine keeps.

@@ -294,7 +294,7 @@ func TestStoreSaysThatItCannotWriteUntilItCan(t *testing.T) {
 		t.Fatal(err)
 	}
 	add(t, box, messages(t, b.Record(3)...)...)
-	if err, _ := box.Trouble(); err != nil {
+	if _, err := box.Trouble(); err != nil {
 		t.Fatal(err)
 	}
 	stored := box.Size()
@@ -308,7 +308,7 @@ func TestStoreSaysThatItCannotWriteUntilItCan(t *testing.T) {
 			t.Fatal("records are stored in a folder that is not there")
 		}
 	}
-	if err, since := box.Trouble(); err == nil || since.IsZero() {
+	if since, err := box.Trouble(); err == nil || since.IsZero() {
 		t.Errorf("the store does not say that it cannot write: %v since %v", err, since)
 	}
 	if box.Err() != nil || box.Size() != stored || box.Pending() != 0 {
@@ -318,7 +318,7 @@ func TestStoreSaysThatItCannotWriteUntilItCan(t *testing.T) {
 		t.Fatal(err)
 	}
 	add(t, box, next...)
-	if err, _ := box.Trouble(); err != nil || box.Size() != uint64(len(b.Log)) {
+	if _, err := box.Trouble(); err != nil || box.Size() != uint64(len(b.Log)) {
 		t.Errorf("trouble %v, size %d, want none and %d", err, box.Size(), len(b.Log))
 	}
 }

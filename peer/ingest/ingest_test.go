@@ -120,6 +120,19 @@ func (w *ward) until(what string, ok func() bool) {
 	w.t.Fatalf("never came true: %s", what)
 }
 
+// send publishes as a box does: again, until the stream has room.
+func (w *ward) send(records []record.Published) {
+	w.t.Helper()
+	w.until("the box is not refused any more", func() bool {
+		err := w.box.TryPublish(w.nc, records)
+		var no *peertest.Refusal
+		if err != nil && !errors.As(err, &no) {
+			w.t.Fatal(err)
+		}
+		return err == nil
+	})
+}
+
 func (w *ward) state() jetstream.StreamState {
 	w.t.Helper()
 	s, err := w.js.Stream(w.t.Context(), node.StreamName(w.box.ID))
@@ -176,17 +189,10 @@ func TestNothingAcknowledgedIsLostWhileRecordsAreNotTakenIn(t *testing.T) {
 	}
 	w.start()
 	for range 20 { // several times what the stream holds
-		w.until("the box is not refused any more", func() bool {
-			err := w.box.TryPublish(w.nc, wait)
-			var no *peertest.Refusal
-			if err != nil && !errors.As(err, &no) {
-				t.Fatal(err)
-			}
-			return err == nil
-		})
+		w.send(wait)
 		wait = w.box.Record(100)
 	}
-	w.box.Publish(w.nc, wait)
+	w.send(wait)
 	w.stored()
 	s := w.state()
 	if s.FirstSeq == 1 {
@@ -237,7 +243,7 @@ func TestRecordsBeyondAGapStayInTheStream(t *testing.T) {
 	}
 	refused := uint64(len(w.box.Log)) // the last batch, in the box
 	w.until("all that was acknowledged is stored", func() bool { return w.work.Box.Size() >= refused-101 })
-	w.box.Publish(w.nc, w.box.Log[w.work.Box.Size():])
+	w.send(w.box.Log[w.work.Box.Size():])
 	w.stored()
 	w.until("it is said that nothing is missing", func() bool {
 		s := w.work.State()

@@ -22,7 +22,7 @@ import (
 // The power is cut again and again, between any two calls, on a disk that keeps only what was synced, or part of the rest, and
 // whose syncs sometimes fail. Whatever Sync has returned for, or Open has shown, is there afterwards.
 func TestPowerCutKeepsWhatSyncReturnedFor(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(16) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { cutPower(t, seed) })
 	}
 }

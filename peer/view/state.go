@@ -27,7 +27,7 @@ const (
 	maxNotes        = 64   // of one record
 	maxSources      = 512  // boxes
 	maxRecords      = 20000
-	maxRecordBytes  = 64 << 20 // of all records kept for their provenance
+	maxRecordBytes  = 16 << 20 // of all records kept for their provenance; others are read from the store
 	maxRecordParts  = 2 << 20  // Bundle and raw message of one of them
 	recordOverhead  = 1 << 10
 	maxSecondChance = 64

@@ -220,8 +220,11 @@ func (g *Ingest) read(ctx context.Context) error {
 // set aside. The message at the cursor stays, and with it the count of the stream and the proof that it is the same stream.
 func (g *Ingest) free(ctx context.Context, s jetstream.Stream, at *position) error {
 	limit := s.CachedInfo().Config.MaxBytes
-	if limit <= 0 || at.Sequence <= 1 || at.taken < limit/(4*keep) && time.Since(at.looked) < time.Second {
+	if limit <= 0 || at.Sequence <= 1 {
 		return nil
+	}
+	if !at.looked.IsZero() && (at.taken == 0 || at.taken < limit/(4*keep) && time.Since(at.looked) < time.Second) {
+		return nil // it has hardly grown
 	}
 	i, err := s.Info(ctx)
 	if err != nil {
@@ -248,6 +251,8 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 	if err != nil {
 		return fmt.Errorf("cannot read the stream: %w", err)
 	}
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	for open := true; open; {
 		var grown <-chan struct{}
 		if at.early {
@@ -259,6 +264,11 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 		var group []jetstream.Msg
 		select {
 		case <-grown:
+			continue
+		case <-look.C:
+			if err := g.free(ctx, s, at); err != nil {
+				return err
+			}
 			continue
 		case m, ok := <-got.Messages():
 			if open = ok; ok {

@@ -79,7 +79,6 @@ func (s *Spool) SetCursor(leaf string, to Cursor) error {
 		c = &cursor{}
 		s.cursors[leaf] = c
 	}
-	first := c.unmet
 	c.Cursor, c.unmet = to, false
 	s.countAcked()
 	s.trimMarks()
@@ -88,7 +87,7 @@ func (s *Spool) SetCursor(leaf string, to Cursor) error {
 	if crowded {
 		s.kick() // the committer may now drop what was acknowledged
 	}
-	if to.Next = c.disk.Next; !first && to == c.disk && time.Since(c.at) < cursorEvery {
+	if to.Next = c.disk.Next; to == c.disk && time.Since(c.at) < cursorEvery {
 		return nil
 	}
 	return s.writeCursor(leaf, c)
@@ -126,6 +125,7 @@ func (s *Spool) Reserve(leaves ...string) error {
 		if err := s.writeCursor(leaf, c); err != nil {
 			return err
 		}
+		c.at = time.Time{} // the first SetCursor is written, whatever it says
 	}
 	return nil
 }
@@ -160,41 +160,34 @@ func (s *Spool) writeCursor(leaf string, c *cursor) (err error) {
 		}
 	}()
 	path := filepath.Join(s.cursorDir(), leaf+cursorExt)
-	_, err = os.Stat(path)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	fresh := errors.Is(err, fs.ErrNotExist)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if fresh {
+		f, err = s.disk.Create(path)
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if fresh { // both slots, so that none must be found room for later
-		if _, err := f.WriteAt(bytes.Repeat([]byte(" "), 2*slotBytes), 0); err != nil {
+	if fresh || c.writes == 0 { // both slots, so that none must be found room for later
+		if err := s.disk.Pwrite(f, bytes.Repeat([]byte(" "), 2*slotBytes), 0); err != nil {
 			return err
 		}
 	}
-	if _, err := f.WriteAt(c.appendSlot(nil, c.writes+1), int64((c.writes+1)%2*slotBytes)); err != nil {
+	if err := s.disk.Pwrite(f, c.appendSlot(nil, c.writes+1), int64((c.writes+1)%2*slotBytes)); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := s.disk.Fdatasync(f); err != nil {
 		return err
 	}
-	if fresh {
-		if err := syncDir(s.cursorDir()); err != nil {
+	if fresh || c.writes == 0 {
+		if err := s.disk.SyncDir(s.cursorDir()); err != nil {
 			return err
 		}
 	}
 	c.writes++
 	c.disk, c.at = c.Cursor, time.Now()
 	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -253,6 +246,9 @@ func (s *Spool) loadCursors() error {
 	if err := os.MkdirAll(s.cursorDir(), 0o700); err != nil {
 		return err
 	}
+	if err := s.disk.SyncDir(s.dir); err != nil {
+		return err
+	}
 	files, err := fs.Glob(os.DirFS(s.cursorDir()), "*"+cursorExt)
 	if err != nil {
 		return err
@@ -266,7 +262,7 @@ func (s *Spool) loadCursors() error {
 		c, err := parseCursor(file)
 		if err != nil {
 			s.warn("a cursor is put aside; its leaf node gets records again", "file", path, "error", err)
-			if err := os.Rename(path, path+".bad"); err != nil {
+			if err := s.disk.Rename(path, path+".bad"); err != nil {
 				return err
 			}
 			continue

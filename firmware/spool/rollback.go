@@ -50,18 +50,18 @@ func (s *Spool) SetRolledBack(why string) error {
 
 // writeRolledBack makes the file. That it exists is what counts: a crash may leave it without its text.
 func (s *Spool) writeRolledBack(text string) error {
-	f, err := os.OpenFile(filepath.Join(s.dir, rolledBackFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := s.disk.Create(filepath.Join(s.dir, rolledBackFile))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := syncDir(s.dir); err != nil {
+	if err := s.disk.SyncDir(s.dir); err != nil {
 		return err
 	}
-	if _, err := f.WriteString(text); err != nil {
+	if err := s.disk.Pwrite(f, []byte(text), 0); err != nil {
 		return err
 	}
-	return f.Sync()
+	return s.disk.Fdatasync(f)
 }
 
 // loadRolledBack reads what SetRolledBack wrote.

@@ -39,6 +39,7 @@ type Options struct {
 	Quota        int64 // bytes of the log on disk; 0 is 8 GiB
 	SegmentBytes int64 // of one file of the log; 0 is what package logfile chooses
 	Log          *slog.Logger
+	Disk         *logfile.Disk // nil is logfile.SystemDisk
 }
 
 // maxQueued bounds the bytes that wait for the disk; Append blocks beyond it.
@@ -48,6 +49,7 @@ const maxQueued = 16 << 20
 type Spool struct {
 	dir  string
 	opts Options
+	disk *logfile.Disk
 	log  *logfile.Log
 
 	commitMu sync.Mutex // one write and fsync at a time, with its callbacks
@@ -97,9 +99,12 @@ func Open(dir string, o Options) (*Spool, error) {
 	if o.Quota <= 0 {
 		o.Quota = 8 << 30
 	}
-	s := &Spool{dir: dir, opts: o, wake: make(chan struct{}, 1), changed: make(chan struct{}), cursors: map[string]*cursor{}, intact: math.MaxUint64}
+	if o.Disk == nil {
+		o.Disk = logfile.SystemDisk()
+	}
+	s := &Spool{dir: dir, opts: o, disk: o.Disk, wake: make(chan struct{}, 1), changed: make(chan struct{}), cursors: map[string]*cursor{}, intact: math.MaxUint64}
 	s.room.L = &s.mu
-	log, err := logfile.Open(dir, logfile.Options{SegmentBytes: o.SegmentBytes})
+	log, err := logfile.Open(dir, logfile.Options{SegmentBytes: o.SegmentBytes, Disk: o.Disk})
 	if err != nil {
 		return nil, err
 	}

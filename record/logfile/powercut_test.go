@@ -65,6 +65,10 @@ func cutPower(t *testing.T, seed uint64) {
 			t.Fatalf("check: %v, %v", r.Problems, err)
 		}
 		all, safe, signed = all[:log.Next()], log.Next(), log.Signed()
+		cut := dice.IntN(3) > 0 // else only the process ends, and the cache stays
+		if cut && dice.IntN(2) == 0 {
+			power.OffAfter(dice.IntN(20))
+		}
 		for range dice.IntN(12) {
 			switch dice.IntN(6) {
 			case 0, 1:
@@ -95,7 +99,6 @@ func cutPower(t *testing.T, seed uint64) {
 				first = log.First()
 			}
 		}
-		cut := dice.IntN(3) > 0 // else only the process ends, and the cache stays
 		if cut {
 			power.Off()
 		}

@@ -23,6 +23,7 @@ type PowerCut struct {
 	mu     sync.Mutex
 	dice   *rand.Rand
 	off    bool
+	left   int // calls until then, and one; 0 no end
 	sick   bool
 	inodes map[uint64]*inode // by number, of the files in the cache
 	cached map[string]*inode
@@ -67,6 +68,22 @@ func (p *PowerCut) Off() {
 	p.off = true
 }
 
+// OffAfter cuts the power after n more calls, wherever in the work of the log that is.
+func (p *PowerCut) OffAfter(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = n + 1
+}
+
+// gone counts a call; p.mu is held.
+func (p *PowerCut) gone() bool {
+	if p.left > 0 {
+		p.left--
+		p.off = p.off || p.left == 0
+	}
+	return p.off
+}
+
 // On makes the folder what the platter holds. Of what was not synced it keeps nothing, or some.
 func (p *PowerCut) On() error {
 	p.mu.Lock()
@@ -86,7 +103,7 @@ func (p *PowerCut) On() error {
 		return err
 	}
 	old := p.disk
-	p.off, p.sick, p.ops = false, false, nil
+	p.off, p.left, p.sick, p.ops = false, 0, false, nil
 	p.inodes, p.cached, p.disk = map[uint64]*inode{}, map[string]*inode{}, map[string]*inode{}
 	for dir := range p.dirs {
 		if p.reachable(dir) {
@@ -184,7 +201,7 @@ func (p *PowerCut) file(f *os.File) (*inode, int64, error) {
 func (p *PowerCut) create(name string) (*os.File, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off {
+	if p.gone() {
 		return nil, errOff
 	}
 	f, err := p.real.Create(name)
@@ -204,7 +221,7 @@ func (p *PowerCut) create(name string) (*os.File, error) {
 func (p *PowerCut) pwrite(f *os.File, b []byte, at int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off {
+	if p.gone() {
 		return errOff
 	}
 	n, _, err := p.file(f)
@@ -218,7 +235,7 @@ func (p *PowerCut) pwrite(f *os.File, b []byte, at int64) error {
 func (p *PowerCut) fdatasync(f *os.File) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off {
+	if p.gone() {
 		return errOff
 	}
 	n, size, err := p.file(f)
@@ -246,7 +263,7 @@ func (p *PowerCut) fdatasync(f *os.File) error {
 func (p *PowerCut) truncate(f *os.File, size int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off {
+	if p.gone() {
 		return errOff
 	}
 	return p.real.Truncate(f, size)
@@ -255,7 +272,7 @@ func (p *PowerCut) truncate(f *os.File, size int64) error {
 func (p *PowerCut) rename(from, to string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off {
+	if p.gone() {
 		return errOff
 	}
 	n := p.cached[from]
@@ -268,7 +285,7 @@ func (p *PowerCut) rename(from, to string) error {
 func (p *PowerCut) unlink(name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off {
+	if p.gone() {
 		return errOff
 	}
 	if p.cached[name] != nil {
@@ -281,7 +298,7 @@ func (p *PowerCut) unlink(name string) error {
 func (p *PowerCut) syncDir(dir string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.off {
+	if p.gone() {
 		return errOff
 	}
 	var rest []op

@@ -8,6 +8,10 @@
 //
 // A box has several leaf nodes and publishes to one at a time, the first of its list that it can reach. The place in each
 // stream is a spool.Cursor.
+//
+// At a change of leaf node the next one also gets the newest Config.Overlap records that the last one acknowledged. What that
+// one had acknowledged before and had not passed on to other peers is then at it and in the box's ring only. If it never comes
+// back, spool.Refill asks that the next leaf node be given all that the ring still has.
 package link
 
 import (

@@ -615,6 +615,33 @@ func TestOverlapAtAChangeOfLeafNode(t *testing.T) {
 	wantRun(t, two.stored(&b.key.PublicKey), 70, 110)
 }
 
+// A leaf node is gone for good with what it alone had. On request the next one is given all that the box still has, and what
+// comes after it once.
+func TestNextLeafNodeIsGivenWhatADeadOneHad(t *testing.T) {
+	b := newBedside(t, spool.Options{})
+	one, two := newLeafServer(t, b.nkey, "", nil), newLeafServer(t, b.nkey, "", nil)
+	cfg := b.config(Leaf{"ward1", one.url()}, Leaf{"ward2", two.url()})
+	_, stop := b.publish(cfg)
+	b.keep(100)
+	b.drained()
+	one.kill()
+	b.keep(10)
+	b.drained()
+	stop()
+	if err := b.spool.Refill("ward2"); err != nil {
+		t.Fatal(err)
+	}
+	l, _ := b.publish(cfg)
+	b.keep(5)
+	eventually(t, "the second leaf node has everything", func() bool { return two.length() == 125 })
+	stored := two.stored(&b.key.PublicKey)
+	wantRun(t, stored[:10], 100, 110)
+	wantRun(t, stored[10:], 0, 115)
+	if l.has(ForeignWriter) || l.has(LogRolledBack) {
+		t.Errorf("status: %+v", l.Status())
+	}
+}
+
 // A line that cannot carry a full batch in time gets smaller ones, and so progress.
 func TestSlowLineGetsSmallerBatches(t *testing.T) {
 	b := newBedside(t, spool.Options{})

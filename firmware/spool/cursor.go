@@ -130,6 +130,19 @@ func (s *Spool) Reserve(leaves ...string) error {
 	return nil
 }
 
+// Refill asks that the named leaf node be given again, after what its stream holds, all that is still here: as when another
+// one died for good before it had passed on what it alone had acknowledged. Peers recognise what they have. It is for a time
+// when nothing is published.
+func (s *Spool) Refill(leaf string) error {
+	c, known := s.Cursor(leaf)
+	if !known {
+		return nil // it is given all anyway
+	}
+	first, last := s.First(), c.Next-c.Offset
+	c.Refill, c.Next, c.From, c.Offset, c.Unsure = max(c.Refill, c.Next), first, first, first-last, true
+	return s.SetCursor(leaf, c)
+}
+
 // flushCursors writes what SetCursor put off.
 func (s *Spool) flushCursors() error {
 	s.cursorMu.Lock()

@@ -169,6 +169,7 @@ const (
 func (s *Spool) writeCursor(leaf string, c *cursor) (err error) {
 	defer func() {
 		if err != nil {
+			c.at = time.Time{} // nobody knows what is on disk: the next one is written, whatever it says
 			err = fmt.Errorf("cannot keep the place in the stream of leaf node %s: %w; check the disk of the box", leaf, err)
 		}
 	}()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/vitalgate/vitalgate/docs"
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record"
@@ -134,16 +135,21 @@ func (c *exportCmd) Run(ctx context.Context) error {
 		}
 		return nil
 	}
-	n := 0
+	n, first := 0, ""
 	err = each(ctx, c.dir(), c.Box, c.From, c.To, func(rd *reader, v record.Verified) error {
 		n++
 		name := fmt.Sprintf("%012d", v.Header().Index)
+		first = cmp.Or(first, name)
 		return errors.Join(write(name+".leaf", v.Leaf()), write(name+".tlog-proof", v.Published().Text()))
 	})
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write("box.pem", []byte(r.DataKey)), write("README", fmt.Appendf(nil, exportReadme, r.Box))); err != nil {
+	if n == 0 {
+		os.Remove(c.Out)
+		return fmt.Errorf("cannot export: there is no record of box %s in that range; vitalpeer status shows how many there are", c.Box)
+	}
+	if err := errors.Join(write("verify.py", docs.VerifyPy), write("box.pem", []byte(r.DataKey)), write("README", fmt.Appendf(nil, exportReadme, r.Box, first))); err != nil {
 		return err
 	}
 	fmt.Printf("%d records of box %s are in %s; README there says how to verify them.\n", n, c.Box, c.Out)
@@ -156,17 +162,20 @@ const exportReadme = `Records of box %[1]s, each with the proof that the box has
   NNN.tlog-proof  its inclusion proof with the signed checkpoint of the box's log (c2sp.org/tlog-proof@v1)
   box.pem         the public key of the box. Compare it with one from a source you trust: the proof is worth no more
 
-Whole records, with Python and openssl (docs/verify.py of vitalgate, 40 lines to read first):
+Whole records, with Python and openssl (verify.py, which comes with this; read it first):
 
   for f in *.leaf; do python3 verify.py box.pem "$f" "${f%%.leaf}.tlog-proof" %[1]s || echo "BAD $f"; done
 
 The signature alone, with openssl: the signed text is what stands between the first blank line of the proof and the next
 one; the last line is the origin and, in base64, 4 bytes that name the key and the ECDSA signature in DER.
 
-  f=000000000000.tlog-proof
+  f=%[2]s.tlog-proof
   awk 'n==1 && $0=="" {exit} n==1 {print} $0=="" {n++}' $f >text
   tail -n 1 $f | cut -d' ' -f3 | base64 -d | tail -c +5 >signature
   openssl dgst -sha256 -verify box.pem -signature signature text
+
+What is in a record: whoever holds the facility's reader key asks a peer for it, vitalpeer get %[1]s INDEX --bundle (or --raw for
+what the monitor sent).
 `
 
 type verifyCmd struct {

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"sort"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,6 +73,19 @@ type peer struct {
 	damaged  map[record.BoxID]damage
 }
 
+// critical is what a person at the page must know.
+func (p *peer) critical() (all [][2]string) {
+	if p.node == nil {
+		return nil
+	}
+	for _, c := range p.status().Conditions {
+		if c.Severity == "critical" {
+			all = append(all, [2]string{strings.TrimSpace(c.About + " " + c.Sentence), c.Remedy})
+		}
+	}
+	return all
+}
+
 // lockPatience is how long run waits for another process to leave the data folder.
 const lockPatience = 5 * time.Second
 
@@ -107,7 +121,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	if opener == nil {
 		p.log.Info("this peer has no reader key: it verifies and keeps records and shows no content")
 	}
-	p.view = view.New(view.Options{Title: conf.Facility + " " + conf.Name, Record: p.record})
+	p.view = view.New(view.Options{Title: conf.Facility + " " + conf.Name, Record: p.record, Conditions: p.critical})
 	defer p.view.Close()
 
 	if conf.Page.Listen != "" {

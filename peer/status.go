@@ -214,9 +214,14 @@ func (c *statusCmd) Run(ctx context.Context) error {
 	if c.JSON {
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
-		return e.Encode(st)
+		err = e.Encode(st)
+	} else {
+		err = st.print(os.Stdout)
 	}
-	return st.print(os.Stdout)
+	if err == nil && !st.Ready {
+		err = errors.New("this peer is not well: see the critical conditions above")
+	}
+	return err
 }
 
 func (st *status) print(out io.Writer) error {

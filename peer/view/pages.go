@@ -111,6 +111,7 @@ type frame struct {
 	Now     time.Time
 	Live    bool
 	Banner  []bannerLine
+	Trouble [][2]string // sentence and remedy
 	Content any
 }
 
@@ -413,6 +414,9 @@ func digits(s string) int {
 // render draws the whole page before the first byte leaves, so that a page is never half.
 func (v *View) render(w http.ResponseWriter, code int, name string, f frame) {
 	f.Title = clean(v.o.Title)
+	if v.o.Conditions != nil {
+		f.Trouble = v.o.Conditions()
+	}
 	v.mu.RLock()
 	for _, s := range v.state.sources {
 		if words, hardware := protectionWords(s.protection); !hardware {

@@ -34,6 +34,9 @@ type Options struct {
 	// "localhost" and IP addresses are taken, and only connections to a loopback address.
 	Hosts []string
 
+	// Conditions, if set, says what is critical about this peer now: sentence and remedy, without patient data.
+	Conditions func() [][2]string
+
 	// Record, if set, finds a record that the page no longer holds in memory, for its provenance page.
 	Record func(ctx context.Context, box record.BoxID, index uint64) (v record.Verified, c record.Content, protection string, err error)
 }

@@ -150,7 +150,6 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 		return nil, err
 	}
 	s.link.connected(s.leaf)
-	s.leaf.backoff = 0
 	returns := s.lookForBetter(ctx)
 	defer func() {
 		s.end(nats.ErrConnectionClosed)
@@ -189,6 +188,7 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 			queue, held = append(queue, more...), held+size(more)
 		}
 		if len(queue) == 0 {
+			s.leaf.backoff = 0 // not at the connection: a leaf node that takes it and then no record is not to be dialled without end
 			if err := sp.WaitSigned(s.ctx, cur.Next); err != nil {
 				if s.ctx.Err() == nil {
 					return nil, err
@@ -201,7 +201,7 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 		m, err := s.publish(queue[:n], cur.Next-cur.Offset)
 		switch {
 		case err == nil:
-			silent = 0
+			silent, s.leaf.backoff = 0, 0
 			if s.leaf.calm = max(s.leaf.calm-1, 0); s.leaf.calm == 0 {
 				s.leaf.records = min(2*s.leaf.records, s.link.cfg.BatchRecords)
 				s.leaf.timeout = s.link.cfg.AckTimeout

@@ -243,8 +243,14 @@ func (s *site) url() string { return "tls://" + s.conf.Boxes.Listen }
 func (s *site) status() status {
 	s.t.Helper()
 	var st status
-	if err := json.Unmarshal([]byte(program(s.t, "status", "--json", "--data", string(s.dir))), &st); err != nil {
-		s.t.Fatal(err)
+	cmd := exec.Command(os.Args[0], "status", "--json", "--data", string(s.dir))
+	cmd.Env = append(os.Environ(), "VITALPEER_MAIN=1")
+	out, err := cmd.Output()
+	if e := json.Unmarshal(out, &st); e != nil {
+		s.t.Fatal(e, err)
+	}
+	if st.Ready != (err == nil) {
+		s.t.Errorf("ready is %v, but the exit status says %v", st.Ready, err)
 	}
 	return st
 }

@@ -194,6 +194,9 @@ func (t *tail) run(ctx context.Context, w io.Writer) error {
 	}
 }
 
+// takenIn is how long a running peer may take until it knows what has just been registered.
+const takenIn = 3 * time.Second
+
 func (t *tail) one(ctx context.Context, r *registry.Registration) error {
 	var opener *record.Opener
 	if !t.sealed {
@@ -203,6 +206,7 @@ func (t *tail) one(ctx context.Context, r *registry.Registration) error {
 		}
 	}
 	rd := newReader(t.source, r, opener)
+	begun := time.Now()
 	for {
 		err := t.source.Records(ctx, r.ID(), t.from, t.follow, func(p record.Published) error {
 			l, ok, err := rd.line(ctx, p, t.all)
@@ -212,7 +216,7 @@ func (t *tail) one(ctx context.Context, r *registry.Registration) error {
 			return t.write(&l)
 		})
 		var unknown unknownBox
-		if !errors.As(err, &unknown) || !t.follow {
+		if !errors.As(err, &unknown) || !t.follow && time.Since(begun) > takenIn {
 			return err
 		}
 		select { // the running peer has not yet taken in the registration

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -81,19 +80,27 @@ type batch struct {
 // longestMessage bounds one message of a file, in bytes.
 const longestMessage = 16 << 20
 
-func (b *batch) file(ctx context.Context, name string) error {
-	in := io.Reader(os.Stdin)
+// messagesOf reads the messages of a file, or of standard input where name is "-".
+func messagesOf(name string) (sc *bufio.Scanner, done func() error, err error) {
+	in, done := os.Stdin, func() error { return nil }
 	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return b.fail(name, 1, fmt.Errorf("cannot read the file: %w", err))
+		if in, err = os.Open(name); err != nil {
+			return nil, nil, err
 		}
-		defer f.Close()
-		in = f
+		done = in.Close
 	}
-	sc := bufio.NewScanner(in)
+	sc = bufio.NewScanner(in)
 	sc.Buffer(nil, longestMessage)
 	sc.Split(hl7.SplitMessages)
+	return sc, done, nil
+}
+
+func (b *batch) file(ctx context.Context, name string) error {
+	sc, done, err := messagesOf(name)
+	if err != nil {
+		return b.fail(name, 1, fmt.Errorf("cannot read the file: %w", err))
+	}
+	defer done()
 	n := 0
 	for sc.Scan() {
 		if err := ctx.Err(); err != nil {
@@ -108,10 +115,10 @@ func (b *batch) file(ctx context.Context, name string) error {
 		if errors.Is(err, bufio.ErrTooLong) {
 			err = fmt.Errorf("message %d is longer than %d bytes", n+1, longestMessage)
 		}
-		return b.fail(name, n+1, &hl7.Error{Code: 207, What: err.Error(), Remedy: "check that this is a file of HL7 v2 messages"})
+		return b.fail(name, n+1, &hl7.Error{Code: hl7.CodeInternal, What: err.Error(), Remedy: "check that this is a file of HL7 v2 messages"})
 	}
 	if n == 0 {
-		return b.fail(name, 1, &hl7.Error{Code: 101, Segment: "MSH", What: "there is no message in the file", Remedy: "check that this is a file of HL7 v2 messages"})
+		return b.fail(name, 1, &hl7.Error{Code: hl7.CodeFieldMissing, Segment: "MSH", What: "there is no message in the file", Remedy: "check that this is a file of HL7 v2 messages"})
 	}
 	return nil
 }
@@ -153,7 +160,7 @@ func (b *batch) fail(name string, n int, err error) error {
 	b.failed++
 	e := (*hl7.Error)(nil)
 	if !errors.As(err, &e) {
-		e = &hl7.Error{Code: 207, What: err.Error()}
+		e = &hl7.Error{Code: hl7.CodeInternal, What: err.Error()}
 	}
 	fmt.Fprintf(os.Stderr, "%s: message %d: %v\n", name, n, e)
 	said := *e

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"os"
 	"text/tabwriter"
 
@@ -29,18 +27,11 @@ type detectCmd struct {
 
 func (c detectCmd) Run() error {
 	for _, name := range c.Files {
-		in := io.Reader(os.Stdin)
-		if name != "-" {
-			f, err := os.Open(name)
-			if err != nil {
-				return fmt.Errorf("cannot read: %w", err)
-			}
-			defer f.Close()
-			in = f
+		sc, done, err := messagesOf(name)
+		if err != nil {
+			return fmt.Errorf("cannot read: %w", err)
 		}
-		sc := bufio.NewScanner(in)
-		sc.Buffer(nil, longestMessage)
-		sc.Split(hl7.SplitMessages)
+		defer done()
 		for n := 1; sc.Scan(); n++ {
 			m, err := hl7.Parse(sc.Bytes())
 			if err != nil {

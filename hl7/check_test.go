@@ -26,6 +26,15 @@ func checkMessage(t *testing.T, m *Message) {
 	if twice := again.Append(nil); !bytes.Equal(twice, out) {
 		t.Fatalf("written twice the message differs:\n got %q\nwant %q", twice, out)
 	}
+	if was, is := charsetOf(m), charsetOf(again); was != is || m.Delimiters() != again.Delimiters() || m.Len() != again.Len() {
+		t.Fatalf("written again %d segments in %s, delimiters %q, are %d in %s, %q", m.Len(), was, m.Delimiters(), again.Len(), is, again.Delimiters())
+	}
+	for i := range m.Len() {
+		s, a := m.Segment(i), again.Segment(i)
+		if s.Name() != a.Name() || s.Sequence() != a.Sequence() || s.Fields() != a.Fields() || !bytes.Equal(s.Raw(), a.Raw()) {
+			t.Fatalf("written again segment %d differs:\n got %s[%d] %q\nwant %s[%d] %q", i, a.Name(), a.Sequence(), a.Raw(), s.Name(), s.Sequence(), s.Raw())
+		}
+	}
 	d := m.Delimiters()
 	for i := range m.Len() {
 		s := m.Segment(i)

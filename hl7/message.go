@@ -41,7 +41,8 @@ type Message struct {
 	raw      []byte
 	segments []segment
 	bars     []uint32 // offsets of all field separators, segment by segment
-	slots    [64]int32
+	names    []nameCount
+	slots    [64]int32 // 1 + index in names of the name met last of those that share the slot
 	delims   Delimiters
 	charset  *charset
 	assumed  bool
@@ -57,7 +58,28 @@ type segment struct {
 	first      uint32 // index of its first separator in bars
 	name       uint32 // its first three bytes; 0 for an odd segment
 	sequence   int32  // 1-based occurrence of the name
-	previous   int32  // 1 + index of the previous segment in the same slot
+}
+
+// nameCount is how often a segment name has come. A message has few names and may have many segments, so names are
+// chained and not segments: the work stays bounded however the names fall into the slots.
+type nameCount struct {
+	name  uint32
+	count int32
+	next  int32 // 1 + index of the next name in the same slot
+}
+
+// occurred counts one more segment of that name and gives the count.
+func (m *Message) occurred(name uint32) int32 {
+	slot := &m.slots[name*0x9e3779b1>>26]
+	for i := *slot; i != 0; i = m.names[i-1].next {
+		if n := &m.names[i-1]; n.name == name {
+			n.count++
+			return n.count
+		}
+	}
+	m.names = append(m.names, nameCount{name, 1, *slot})
+	*slot = int32(len(m.names))
+	return 1
 }
 
 // Parse indexes a message under DefaultLimits. It keeps raw and does not copy
@@ -106,13 +128,7 @@ func (m *Message) reset(raw []byte, lim Limits) *Error {
 	if e != nil {
 		return e
 	}
-	end := len(raw)
-	for end > start && isTrailer(raw[end-1]) {
-		if raw[end-1] == fileSeparator || raw[end-1] == verticalTab {
-			m.note(FindingFramingBytes, "", "MLLP framing bytes were left after the message")
-		}
-		end--
-	}
+	end := m.findEnd(start)
 	if e := m.readDelimiters(start, end); e != nil {
 		return e
 	}
@@ -143,6 +159,33 @@ const (
 func isTrailer(c byte) bool {
 	return c == '\r' || c == '\n' || c == 0 || c == fileSeparator || c == verticalTab
 }
+
+// findEnd gives the end of the last segment: what ends a message, and blank lines, are left out, so that the last segment
+// ends where it would if the message were written anew (Append).
+func (m *Message) findEnd(start int) int {
+	raw, end := m.raw, len(m.raw)
+	for end > start {
+		if c := raw[end-1]; isTrailer(c) {
+			if c == fileSeparator || c == verticalTab {
+				m.note(FindingFramingBytes, "", "MLLP framing bytes were left after the message")
+			}
+			end--
+			continue
+		}
+		at := end
+		for at > start && isBlankInLine(raw[at-1]) {
+			at--
+		}
+		if at == end || at == start || raw[at-1] != '\r' && raw[at-1] != '\n' {
+			break
+		}
+		end = at
+	}
+	return end
+}
+
+// isBlankInLine names the bytes that make no line of their own.
+func isBlankInLine(c byte) bool { return c == ' ' || c == '\t' || c == 0 }
 
 // findHeader gives the offset of MSH. HL7 wants it at 0; editors, gateways and
 // torn frames put byte order marks, line ends and other things before it.
@@ -371,6 +414,7 @@ func (x *indexer) prepare() {
 	x.lf = bytes.IndexByte(body, '\n') >= 0
 	x.begin = x.start
 	clear(x.m.slots[:])
+	x.m.names = x.m.names[:0]
 	if x.lf && !x.cr {
 		x.m.note(FindingLineFeed, "", "segments end with LF instead of CR")
 	}
@@ -425,7 +469,7 @@ func (x *indexer) closeSegment(end int) *Error {
 		end--
 	}
 	blank := start
-	for blank < end && (b[blank] == ' ' || b[blank] == '\t' || b[blank] == 0) {
+	for blank < end && isBlankInLine(b[blank]) {
 		blank++
 	}
 	if blank == end {
@@ -438,15 +482,7 @@ func (x *indexer) closeSegment(end int) *Error {
 			s.start = uint32(blank)
 		}
 		s.name = packName(b[blank : blank+3])
-		slot := &m.slots[s.name*0x9e3779b1>>26]
-		for i := *slot; i != 0; i = m.segments[i-1].previous {
-			if m.segments[i-1].name == s.name {
-				s.sequence = m.segments[i-1].sequence + 1
-				break
-			}
-		}
-		s.previous = *slot
-		*slot = int32(len(m.segments) + 1)
+		s.sequence = m.occurred(s.name)
 		if s.name == nameMSH && s.sequence > 1 {
 			return &Error{Code: CodeSegmentSequence, Segment: "MSH", Sequence: 2, Offset: start, What: "cannot read two messages as one", Remedy: "each message needs its own frame"}
 		}
@@ -594,6 +630,8 @@ func (m *Message) Findings() []Finding { return m.findings }
 
 // Append appends the message in its canonical form: from MSH on, every
 // segment ended by CR, blank lines and framing left out, all else byte for byte.
+// Parsed again it has the same segments, delimiters and character set, and is
+// appended as the same bytes.
 func (m *Message) Append(dst []byte) []byte {
 	for i := range m.segments {
 		s := &m.segments[i]

@@ -68,6 +68,7 @@ func tokenEnd(data []byte, start int, envelope bool) (end int, found bool) {
 			if at := next + markLen(data[next:]); isHeaderAt(data, at, "MSH") || isEnvelope(data, at) {
 				return next, true
 			}
+			i = next - 1 // a run of line ends is looked at once
 		}
 	}
 	return len(data), false

@@ -164,14 +164,17 @@ func parseCheckpoint(sc SignedCheckpoint) (c Checkpoint, text, sig []byte, err e
 	if !bytes.Equal(c.AppendText(make([]byte, 0, 512)), text) {
 		return c, nil, nil, errors.New("the text of the checkpoint is not in its canonical form")
 	}
-	sig, err = parseSignatures(string(sc[end+2:]), c.Origin)
-	return c, text, sig, err
+	all, err := parseSignatures(string(sc[end+2:]), c.Origin)
+	if err != nil {
+		return c, nil, nil, err
+	}
+	return c, text, all[0].Bytes, nil
 }
 
-// parseSignatures returns the first signature, which must be named origin, and checks the form of all.
-func parseSignatures(block, origin string) (first []byte, err error) {
-	for n := 0; block != ""; n++ {
-		if n == maxSignatures {
+// parseSignatures reads the signature lines, of which the first must be named origin.
+func parseSignatures(block, origin string) (all []Signature, err error) {
+	for block != "" {
+		if len(all) == maxSignatures {
 			return nil, fmt.Errorf("the checkpoint has more than %d signatures", maxSignatures)
 		}
 		line, rest, ended := strings.Cut(block, "\n")
@@ -183,14 +186,48 @@ func parseSignatures(block, origin string) (first []byte, err error) {
 			return nil, errors.New("a signature line of the checkpoint is malformed")
 		case err != nil || len(sig) < 5 || base64.StdEncoding.EncodedLen(len(sig)) != len(b64):
 			return nil, errors.New("a signature of the checkpoint is not in base64")
-		case n == 0 && name != origin:
+		case len(all) == 0 && name != origin:
 			return nil, errors.New("the first signature of the checkpoint is not that of its origin")
-		case n == 0:
-			first = sig
 		}
+		all = append(all, Signature{name, sig})
 	}
-	if first == nil {
+	if len(all) == 0 {
 		return nil, errors.New("the checkpoint is not signed")
 	}
-	return first, nil
+	return all, nil
+}
+
+// Signature is one signature line of a signed note: whose key it says it is of, and the key id (4 bytes) with the signature.
+type Signature struct {
+	Name  string
+	Bytes []byte
+}
+
+// Split takes the note apart without believing it: the text that all have signed, and the signatures, that of the box first.
+func (sc SignedCheckpoint) Split() (text []byte, signatures []Signature, err error) {
+	c, text, _, err := parseCheckpoint(sc)
+	if err == nil {
+		signatures, err = parseSignatures(string(sc[len(text)+1:]), c.Origin)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read checkpoint: %w", err)
+	}
+	return text, signatures, nil
+}
+
+// Cosigned is the note with the signature of the box and, after it, those given and no others (C2SP tlog-cosignature).
+func (sc SignedCheckpoint) Cosigned(by ...Signature) (SignedCheckpoint, error) {
+	text, own, err := sc.Split()
+	if err != nil {
+		return nil, err
+	}
+	note := append(bytes.Clone(text), '\n')
+	for _, s := range append(own[:1:1], by...) {
+		note = append(note, signatureMark+s.Name+" "...)
+		note = append(base64.StdEncoding.AppendEncode(note, s.Bytes), '\n')
+	}
+	if _, _, err := SignedCheckpoint(note).Split(); err != nil {
+		return nil, fmt.Errorf("cannot add cosignatures: %w", err)
+	}
+	return note, nil
 }

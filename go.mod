@@ -3,6 +3,7 @@ module github.com/vitalgate/vitalgate
 go 1.26.0
 
 require (
+	filippo.io/mldsa v1.0.0
 	github.com/VictoriaMetrics/metrics v1.35.1
 	github.com/alecthomas/kong v1.17.0
 	github.com/google/fhir/go v0.7.4

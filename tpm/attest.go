@@ -3,40 +3,20 @@ package tpm
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // ErrNoTPM is returned where only a TPM can answer: a software key has nobody to vouch for it.
 var ErrNoTPM = errors.New("this box has no TPM, its keys are in a file")
 
-// Statement is what a TPM says of itself or of a key, signed by the LAK.
-type Statement struct {
-	Attest    []byte `json:"attest"`    // TPMS_ATTEST (part 2 §10.12.12), as the TPM made it
-	Signature []byte `json:"signature"` // ECDSA P-256 over SHA-256 of Attest, ASN.1 DER
-}
-
-// EndorsementKey is a key the maker of the TPM put into it, and the maker's word for that.
-type EndorsementKey struct {
-	Area        []byte `json:"area"`                  // TPMT_PUBLIC
-	Certificate []byte `json:"certificate,omitempty"` // X.509 DER; empty where the chip holds none
-}
-
-// Challenge is a secret that only the TPM with both the endorsement key and the LAK can read (part 1 §24).
-type Challenge struct {
-	Credential []byte `json:"credential"` // TPMS_ID_OBJECT
-	Secret     []byte `json:"secret"`     // TPM2B_ENCRYPTED_SECRET without its size
-}
-
-// Attestor proves to others what holds the keys. Its statements are read by [ParseLAK] and the methods of [LAK].
+// Attestor proves to others what holds the keys. Its statements are checked by package attestation.
 // Qualifying data (nonce) is at most 32 bytes.
 type Attestor struct{ chip *chip }
 
@@ -49,32 +29,25 @@ func (t *TPM) Attestor() (*Attestor, error) {
 	return &Attestor{c}, nil
 }
 
-// Areas are the public areas (TPMT_PUBLIC) of the keys of the box.
-type Areas struct {
-	LAK  []byte `json:"lak"`
-	Data []byte `json:"data"`
-	TLS  []byte `json:"tls"`
-}
-
 // Areas returns the public areas of the keys.
-func (a *Attestor) Areas() Areas {
+func (a *Attestor) Areas() attestation.Areas {
 	a.chip.mu.Lock()
 	defer a.chip.mu.Unlock()
 	area := func(name keyName) []byte { return tpm2.Marshal(a.chip.keys[name].area) }
-	return Areas{LAK: area(lakKey), Data: area(dataKey), TLS: area(tlsKey)}
+	return attestation.Areas{LAK: area(lakKey), Data: area(dataKey), TLS: area(tlsKey)}
 }
 
 // CertifyData says that the data key lives in the same TPM as the LAK (TPM2_Certify, part 3 §18.2).
-func (a *Attestor) CertifyData(ctx context.Context, nonce []byte) (Statement, error) {
+func (a *Attestor) CertifyData(ctx context.Context, nonce []byte) (attestation.Statement, error) {
 	return a.certify(ctx, dataKey, nonce)
 }
 
 // CertifyTLS says the same of the TLS key.
-func (a *Attestor) CertifyTLS(ctx context.Context, nonce []byte) (Statement, error) {
+func (a *Attestor) CertifyTLS(ctx context.Context, nonce []byte) (attestation.Statement, error) {
 	return a.certify(ctx, tlsKey, nonce)
 }
 
-func (a *Attestor) certify(ctx context.Context, name keyName, nonce []byte) (s Statement, err error) {
+func (a *Attestor) certify(ctx context.Context, name keyName, nonce []byte) (s attestation.Statement, err error) {
 	c := a.chip
 	err = c.do(ctx, "certify the "+string(name)+" key", func(t transport.TPM, session tpm2.Session) error {
 		r, err := tpm2.Certify{
@@ -93,7 +66,7 @@ func (a *Attestor) certify(ctx context.Context, name keyName, nonce []byte) (s S
 }
 
 // CertifyCounter says the value of the boot counter (TPM2_NV_Certify, part 3 §31.16).
-func (a *Attestor) CertifyCounter(ctx context.Context, nonce []byte) (s Statement, err error) {
+func (a *Attestor) CertifyCounter(ctx context.Context, nonce []byte) (s attestation.Statement, err error) {
 	c := a.chip
 	err = c.do(ctx, "certify the boot counter", func(t transport.TPM, session tpm2.Session) error {
 		name, err := counterName(t)
@@ -102,8 +75,8 @@ func (a *Attestor) CertifyCounter(ctx context.Context, nonce []byte) (s Statemen
 		}
 		r, err := tpm2.NVCertify{
 			SignHandle:     c.keys[lakKey].auth(session),
-			AuthHandle:     tpm2.AuthHandle{Handle: counterHandle, Name: name, Auth: c.own()},
-			NVIndex:        tpm2.NamedHandle{Handle: counterHandle, Name: name},
+			AuthHandle:     tpm2.AuthHandle{Handle: attestation.CounterHandle, Name: name, Auth: c.own()},
+			NVIndex:        tpm2.NamedHandle{Handle: attestation.CounterHandle, Name: name},
 			QualifyingData: tpm2.TPM2BData{Buffer: nonce},
 			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
 			Size:           8,
@@ -117,14 +90,11 @@ func (a *Attestor) CertifyCounter(ctx context.Context, nonce []byte) (s Statemen
 	return s, err
 }
 
-// PCRs are values of the SHA-256 bank by number.
-type PCRs map[uint][]byte
-
 // Quote says the values of PCRs (TPM2_Quote, part 3 §18.4) and returns them beside.
-func (a *Attestor) Quote(ctx context.Context, nonce []byte, numbers ...uint) (s Statement, values PCRs, err error) {
+func (a *Attestor) Quote(ctx context.Context, nonce []byte, numbers ...uint) (s attestation.Statement, values attestation.PCRs, err error) {
 	c := a.chip
 	err = c.do(ctx, "quote the PCRs", func(t transport.TPM, session tpm2.Session) error {
-		selection, err := selectPCRs(numbers)
+		selection, err := attestation.SelectPCRs(numbers...)
 		if err != nil {
 			return err
 		}
@@ -152,7 +122,7 @@ func (a *Attestor) Quote(ctx context.Context, nonce []byte, numbers ...uint) (s 
 			if err != nil {
 				return err
 			}
-			if bytes.Equal(info.PCRDigest.Buffer, values.digest()) {
+			if bytes.Equal(info.PCRDigest.Buffer, values.Digest()) {
 				return nil
 			}
 		}
@@ -161,37 +131,10 @@ func (a *Attestor) Quote(ctx context.Context, nonce []byte, numbers ...uint) (s 
 	return s, values, err
 }
 
-// digest is the SHA-256 of the values in the order of their numbers (part 1 §17.5).
-func (p PCRs) digest() []byte {
-	h := sha256.New()
-	for _, n := range p.numbers() {
-		h.Write(p[n])
-	}
-	return h.Sum(nil)
-}
-
-func (p PCRs) numbers() []uint {
-	var all []uint
-	for n := range p {
-		all = append(all, n)
-	}
-	slices.Sort(all)
-	return all
-}
-
-func selectPCRs(numbers []uint) (tpm2.TPMLPCRSelection, error) {
-	for _, n := range numbers {
-		if n > 23 {
-			return tpm2.TPMLPCRSelection{}, fmt.Errorf("there is no PCR %d", n)
-		}
-	}
-	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(numbers...)}}}, nil
-}
-
-func readPCRs(t transport.TPM, numbers []uint) (PCRs, error) {
-	values := PCRs{}
+func readPCRs(t transport.TPM, numbers []uint) (attestation.PCRs, error) {
+	values := attestation.PCRs{}
 	for _, n := range numbers { // one by one: a TPM answers with at most 8 and may leave some for the next call
-		selection, err := selectPCRs([]uint{n})
+		selection, err := attestation.SelectPCRs(n)
 		if err != nil {
 			return nil, err
 		}
@@ -212,9 +155,9 @@ func (c *chip) own() tpm2.Session {
 	return salted(c.keys[srkKey], tpm2.Auth([]byte(c.id.Auth)))
 }
 
-func statement(attest []byte, s *tpm2.TPMTSignature) (Statement, error) {
+func statement(attest []byte, s *tpm2.TPMTSignature) (attestation.Statement, error) {
 	sig, err := derSignature(s)
-	return Statement{Attest: attest, Signature: sig}, err
+	return attestation.Statement{Attest: attest, Signature: sig}, err
 }
 
 // endorsements are the places where makers put the certificates of endorsement keys, best first, and what the keys are
@@ -264,7 +207,7 @@ func highRangeRSA() tpm2.TPMTPublic {
 
 // EndorsementKeys returns the endorsement keys the chip holds certificates of, or one without where it holds none.
 // Making them in the chip can take a minute.
-func (a *Attestor) EndorsementKeys(ctx context.Context) (keys []EndorsementKey, err error) {
+func (a *Attestor) EndorsementKeys(ctx context.Context) (keys []attestation.EndorsementKey, err error) {
 	c := a.chip
 	err = c.do(ctx, "read the endorsement keys", func(t transport.TPM, _ tpm2.Session) error {
 		keys = nil
@@ -276,13 +219,13 @@ func (a *Attestor) EndorsementKeys(ctx context.Context) (keys []EndorsementKey, 
 			if err != nil {
 				return fmt.Errorf("cannot read the endorsement certificate at %#x: %w", uint32(e.index), err)
 			}
-			cert, err := ParseEndorsementCertificate(raw)
+			cert, err := attestation.ParseEndorsementCertificate(raw)
 			if err != nil {
 				c.log.Warn("an endorsement certificate is passed over", "index", fmt.Sprintf("%#x", uint32(e.index)), "why", err)
 				continue
 			}
-			ok, err := c.endorse(t, func(k key) bool { return sameKey(cert, k.area) }, func(k key) error {
-				keys = append(keys, EndorsementKey{Area: tpm2.Marshal(k.area), Certificate: cert.Raw})
+			ok, err := c.endorse(t, func(k key) bool { return attestation.SameKey(cert, k.area) }, func(k key) error {
+				keys = append(keys, attestation.EndorsementKey{Area: tpm2.Marshal(k.area), Certificate: cert.Raw})
 				return nil
 			})
 			if err != nil {
@@ -296,26 +239,12 @@ func (a *Attestor) EndorsementKeys(ctx context.Context) (keys []EndorsementKey, 
 			return nil
 		}
 		_, err := c.endorse(t, func(key) bool { return true }, func(k key) error {
-			keys = append(keys, EndorsementKey{Area: tpm2.Marshal(k.area)})
+			keys = append(keys, attestation.EndorsementKey{Area: tpm2.Marshal(k.area)})
 			return nil
 		})
 		return err
 	})
 	return keys, err
-}
-
-func sameKey(cert *x509.Certificate, area tpm2.TPMTPublic) bool {
-	public, err := tpm2.Pub(area)
-	if err != nil {
-		return false
-	}
-	switch k := public.(type) {
-	case *ecdsa.PublicKey:
-		return k.Equal(cert.PublicKey)
-	case *rsa.PublicKey:
-		return k.Equal(cert.PublicKey)
-	}
-	return false
 }
 
 // endorse runs f with the first endorsement key that is wanted: one the maker left in place, or one made anew.
@@ -353,7 +282,7 @@ func (c *chip) endorse(t transport.TPM, wanted func(key) bool, f func(key) error
 			return false, err
 		}
 		found, err := func() (bool, error) {
-			defer c.forget(p.ObjectHandle)
+			defer forget(t, p.ObjectHandle)
 			area, err := p.OutPublic.Contents()
 			if err != nil {
 				return false, err
@@ -373,7 +302,7 @@ func (c *chip) endorse(t transport.TPM, wanted func(key) bool, f func(key) error
 
 // Activate reads the secret of a challenge (TPM2_ActivateCredential, part 3 §12.5): proof that the endorsement key and
 // the LAK are in one TPM. A challenge for another TPM or another LAK is refused by the chip.
-func (a *Attestor) Activate(ctx context.Context, ek EndorsementKey, challenge Challenge) (secret []byte, err error) {
+func (a *Attestor) Activate(ctx context.Context, ek attestation.EndorsementKey, challenge attestation.Challenge) (secret []byte, err error) {
 	c := a.chip
 	err = c.do(ctx, "answer the challenge of the enrolment", func(t transport.TPM, session tpm2.Session) error {
 		found, err := c.endorse(t, func(k key) bool { return bytes.Equal(tpm2.Marshal(k.area), ek.Area) }, func(k key) error {

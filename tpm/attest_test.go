@@ -15,14 +15,15 @@ import (
 	"time"
 
 	"github.com/vitalgate/vitalgate/tpm"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 	"github.com/vitalgate/vitalgate/tpm/tpmtest"
 )
 
-func attestor(t testing.TB, x *tpm.TPM) (*tpm.Attestor, *tpm.LAK) {
+func attestor(t testing.TB, x *tpm.TPM) (*tpm.Attestor, *attestation.LAK) {
 	t.Helper()
 	a, err := x.Attestor()
 	must(t, err)
-	lak, err := tpm.ParseLAK(a.Areas().LAK)
+	lak, err := attestation.ParseLAK(a.Areas().LAK)
 	must(t, err)
 	return a, lak
 }
@@ -46,7 +47,7 @@ func TestCertifiedKeys(t *testing.T) {
 	must(t, err)
 	got, e, err := lak.Certified(data, nonce, areas.Data)
 	must(t, err)
-	if !got.Equal(x.Data().Public()) {
+	if !got.Public().Equal(x.Data().Public()) {
 		t.Fatal("certified is not the key that signs")
 	}
 	if e.Resets != x.Boot().Resets || e.Restarts != x.Boot().Restarts {
@@ -56,7 +57,7 @@ func TestCertifiedKeys(t *testing.T) {
 	must(t, err)
 	got, _, err = lak.Certified(client, nonce, areas.TLS)
 	must(t, err)
-	if !got.Equal(x.TLS().Public()) {
+	if !got.Public().Equal(x.TLS().Public()) {
 		t.Fatal("certified is not the TLS key")
 	}
 
@@ -82,7 +83,7 @@ func TestCertifiedKeys(t *testing.T) {
 		}
 	}
 	for i := range data.Attest {
-		bad := tpm.Statement{Attest: bytes.Clone(data.Attest), Signature: data.Signature}
+		bad := attestation.Statement{Attest: bytes.Clone(data.Attest), Signature: data.Signature}
 		bad.Attest[i] ^= 1
 		if _, _, err := lak.Certified(bad, nonce, areas.Data); err == nil {
 			t.Errorf("accepted with byte %d of the statement changed", i)
@@ -94,12 +95,12 @@ func TestCertifiedKeys(t *testing.T) {
 func TestForgedStatement(t *testing.T) {
 	x := tpmtest.Open(t)
 	a, _ := attestor(t, x)
-	_, err := tpm.ParseLAK(a.Areas().Data)
+	_, err := attestation.ParseLAK(a.Areas().Data)
 	refused(t, err, "other attributes")
 	for i := range a.Areas().LAK {
 		bad := a.Areas().LAK
 		bad[i] ^= 1
-		if _, err := tpm.ParseLAK(bad); err == nil {
+		if _, err := attestation.ParseLAK(bad); err == nil {
 			t.Errorf("a LAK with byte %d of its public area changed is accepted", i)
 		}
 	}
@@ -176,8 +177,15 @@ func TestSoftwareKeyHasNobodyToVouch(t *testing.T) {
 	}
 }
 
+func refusedAs(t *testing.T, err, why error) {
+	t.Helper()
+	if !errors.Is(err, why) {
+		t.Errorf("want a refusal because %v, got %v", why, err)
+	}
+}
+
 // manufactured is a swtpm with endorsement keys and certificates of its own authority.
-func manufactured(t *testing.T) (*tpm.TPM, tpm.Authorities) {
+func manufactured(t *testing.T) (*tpm.TPM, attestation.Authorities) {
 	t.Helper()
 	tpmtest.Dir(t) // skips
 	for _, tool := range []string{"swtpm_setup", "swtpm_localca", "certtool"} {
@@ -197,7 +205,10 @@ func manufactured(t *testing.T) (*tpm.TPM, tpm.Authorities) {
 		}
 		return p
 	}
-	return x, tpm.Authorities{Emulated: pool("swtpm-localca-rootca-cert.pem"), Intermediates: pool("issuercert.pem")}
+	return x, attestation.Authorities{
+		Makers:        []attestation.Maker{{Name: "swtpm", Class: attestation.Emulated, Roots: pool("swtpm-localca-rootca-cert.pem")}},
+		Intermediates: pool("issuercert.pem"),
+	}
 }
 
 func TestEnrolment(t *testing.T) {
@@ -219,12 +230,12 @@ func TestEnrolment(t *testing.T) {
 	for _, key := range keys {
 		wire, err := json.Marshal(key) // as it travels in a file
 		must(t, err)
-		var ek tpm.EndorsementKey
+		var ek attestation.EndorsementKey
 		must(t, json.Unmarshal(wire, &ek))
-		class, err := ek.Verify(authorities, time.Now())
+		chip, err := ek.Verify(authorities, time.Now())
 		must(t, err)
-		if class != tpm.Emulated {
-			t.Fatalf("class %q", class)
+		if chip.Class != tpm.Emulated || chip.Maker != "swtpm" || chip.Manufacturer != "id:00001014" || chip.Model != "swtpm" {
+			t.Fatalf("the chip is %+v", chip)
 		}
 		challenge, secret, err := ek.Challenge(lak)
 		must(t, err)
@@ -234,20 +245,24 @@ func TestEnrolment(t *testing.T) {
 			t.Fatal("the TPM read another secret")
 		}
 
-		_, err = ek.Verify(tpm.Authorities{Hardware: strangers, Intermediates: authorities.Intermediates}, time.Now())
-		refused(t, err, "unknown authority")
-		_, err = ek.Verify(authorities, time.Now().AddDate(-10, 0, 0))
-		refused(t, err, "not yet valid")
-		_, err = ek.Verify(tpm.Authorities{}, time.Now())
-		refused(t, err, "no authority")
-		swapped := tpm.EndorsementKey{Area: ek.Area, Certificate: keys[0].Certificate}
+		_, err = attestation.EndorsementKey{Area: ek.Area}.Verify(authorities, time.Now())
+		refusedAs(t, err, attestation.ErrNoCertificate)
+		swapped := attestation.EndorsementKey{Area: ek.Area, Certificate: keys[0].Certificate}
 		if bytes.Equal(ek.Certificate, keys[0].Certificate) {
 			swapped.Certificate = keys[1].Certificate
 		}
 		_, err = swapped.Verify(authorities, time.Now())
-		refused(t, err, "another key")
-		_, err = tpm.EndorsementKey{Area: ek.Area}.Verify(authorities, time.Now())
-		refused(t, err, "no certificate")
+		refusedAs(t, err, attestation.ErrOtherKey)
+		_, err = ek.Verify(attestation.Authorities{Makers: []attestation.Maker{{Class: tpm.Hardware, Roots: strangers}}, Intermediates: authorities.Intermediates}, time.Now())
+		refusedAs(t, err, attestation.ErrUnknownMaker)
+		_, err = ek.Verify(attestation.Authorities{}, time.Now())
+		refusedAs(t, err, attestation.ErrUnknownMaker)
+		_, err = ek.Verify(authorities, time.Now().AddDate(-10, 0, 0))
+		refused(t, err, "not yet valid")
+		another := authorities.Makers[0]
+		another.IDs = []string{"id:49465800"}
+		_, err = ek.Verify(attestation.Authorities{Makers: []attestation.Maker{another}, Intermediates: authorities.Intermediates}, time.Now())
+		refusedAs(t, err, attestation.ErrOtherMaker)
 
 		// A box that shows this TPM's certificate but another TPM's keys cannot answer.
 		challenge, _, err = ek.Challenge(stranger)
@@ -292,36 +307,10 @@ func TestEndorsementTemplates(t *testing.T) {
 	must(t, x.EvictEndorsementKeys())
 	made, err := a.EndorsementKeys(t.Context())
 	must(t, err)
-	if !slices.EqualFunc(kept, made, func(a, b tpm.EndorsementKey) bool {
+	if !slices.EqualFunc(kept, made, func(a, b attestation.EndorsementKey) bool {
 		return bytes.Equal(a.Area, b.Area) && bytes.Equal(a.Certificate, b.Certificate)
 	}) {
 		t.Fatalf("kept %d keys, made %d other ones", len(kept), len(made))
-	}
-}
-
-func TestEndorsementCertificateQuirks(t *testing.T) {
-	cert := selfSigned(t)
-	for name, data := range map[string][]byte{
-		"alone":       cert,
-		"padded ff":   append(bytes.Clone(cert), bytes.Repeat([]byte{0xff}, 300)...),
-		"padded 00":   append(bytes.Clone(cert), make([]byte, 300)...),
-		"1.2 header":  append([]byte{0x10, 0x01, 0x00, byte(len(cert) >> 8), byte(len(cert))}, cert...),
-		"header, pad": append(append([]byte{0x10, 0x01, 0x00, byte(len(cert) >> 8), byte(len(cert))}, cert...), 0xff, 0xff),
-	} {
-		c, err := tpm.ParseEndorsementCertificate(data)
-		if err != nil || !bytes.Equal(c.Raw, cert) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	for name, data := range map[string][]byte{
-		"nothing":        nil,
-		"only padding":   bytes.Repeat([]byte{0xff}, 100),
-		"cut short":      cert[:len(cert)-1],
-		"something else": append(bytes.Clone(cert), 1, 2, 3),
-	} {
-		if _, err := tpm.ParseEndorsementCertificate(data); err == nil {
-			t.Errorf("%s is accepted", name)
-		}
 	}
 }
 
@@ -330,48 +319,6 @@ func selfSigned(t testing.TB) []byte {
 	defer stop(t, x)
 	tmpl := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
 	return certificate(t, tmpl, tmpl, x.Data().Public(), x.Data()).Raw
-}
-
-func FuzzParseEndorsementCertificate(f *testing.F) {
-	cert := selfSigned(f)
-	f.Add(cert)
-	f.Add(append([]byte{0x10, 0x01, 0x00, 0, 0}, cert...))
-	f.Add([]byte{0xff, 0xff})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := tpm.ParseEndorsementCertificate(data)
-		if (c == nil) == (err == nil) {
-			t.Fatal("neither a certificate nor an error")
-		}
-	})
-}
-
-// What a lying box sends to those who verify it.
-func FuzzVerify(f *testing.F) {
-	f.Add([]byte{0, 0x23, 0, 0x0b}, []byte("\xffTCG\x80\x17"), []byte{0x30, 6, 2, 1, 1, 2, 1, 1})
-	if _, err := exec.LookPath("swtpm"); err == nil {
-		x := tpmtest.Open(f)
-		a, _ := attestor(f, x)
-		s, err := a.CertifyData(f.Context(), nonce)
-		must(f, err)
-		f.Add(a.Areas().LAK, s.Attest, s.Signature)
-		f.Add(a.Areas().Data, s.Attest, s.Signature)
-		keys, err := a.EndorsementKeys(f.Context())
-		must(f, err)
-		f.Add(keys[0].Area, s.Attest, s.Signature)
-	}
-	f.Fuzz(func(t *testing.T, area, attest, sig []byte) {
-		tpm.DecodeAttest(attest)
-		if lak, err := tpm.ParseLAK(area); err == nil {
-			s := tpm.Statement{Attest: attest, Signature: sig}
-			lak.Certified(s, nonce, area)
-			lak.Quoted(s, nonce, tpm.PCRs{0: make([]byte, 32)})
-			lak.Counted(s, nonce)
-			(tpm.EndorsementKey{Area: area}).Challenge(lak)
-		}
-		ek := tpm.EndorsementKey{Area: area, Certificate: attest}
-		ek.Verify(tpm.Authorities{}, time.Now())
-		ek.Challenge(&tpm.LAK{})
-	})
 }
 
 func BenchmarkCertifyCounter(b *testing.B) {

@@ -3,8 +3,6 @@ package tpm
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"encoding/asn1"
 	"encoding/binary"
 	"encoding/hex"
@@ -18,14 +16,15 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 const (
-	srkHandle     = tpm2.TPMHandle(0x81000001) // TCG TPM v2.0 Provisioning Guidance §7.5.1
-	dataHandle    = tpm2.TPMHandle(0x81000100)
-	lakHandle     = tpm2.TPMHandle(0x81000101)
-	tlsHandle     = tpm2.TPMHandle(0x81000102)
-	counterHandle = tpm2.TPMHandle(0x01800100)
+	srkHandle  = tpm2.TPMHandle(0x81000001) // TCG TPM v2.0 Provisioning Guidance §7.5.1
+	dataHandle = tpm2.TPMHandle(0x81000100)
+	lakHandle  = tpm2.TPMHandle(0x81000101)
+	tlsHandle  = tpm2.TPMHandle(0x81000102)
 )
 
 // key is a persistent key of the chip.
@@ -45,6 +44,7 @@ type chip struct {
 	dial     func(context.Context) (link, error)
 	patience patience
 	id       *identity
+	gate     *gate // nil where no firmware is told: keys that are bound to one do not sign
 	log      *slog.Logger
 	signers  map[keyName]*signer
 
@@ -55,6 +55,8 @@ type chip struct {
 	keys     map[keyName]key
 	session  tpm2.Session // salted and encrypting, used again and again; nil when it must be made anew
 	flush    func() error
+	policed  tpm2.Session // the same for keys that are bound to the firmware
+	release  func() error // its flush
 	booted   Boot
 	refused  error // why the last attempt to connect failed
 	resting  time.Time
@@ -92,7 +94,7 @@ func (c *chip) do(ctx context.Context, what string, f func(transport.TPM, tpm2.S
 			err = c.bus.broken // go-tpm may have wrapped it in more
 			c.disconnect()
 		}
-		if try == 2 || c.closed || ctx.Err() != nil || c.bus == nil && c.refused != nil || errors.Is(err, ErrIdentity) {
+		if try == 2 || c.closed || ctx.Err() != nil || c.bus == nil && c.refused != nil || errors.Is(err, ErrIdentity) || errors.Is(err, ErrFirmware) {
 			return fmt.Errorf("cannot %s: %w", what, explain(err))
 		}
 		c.log.Warn("the TPM failed and is tried again", "while", what, "why", err)
@@ -153,7 +155,7 @@ func (c *chip) attach() error {
 	}
 	if c.id.Keys == nil { // keys found rather than made may have another password
 		for _, name := range []keyName{dataKey, tlsKey} {
-			if _, err := signWith(c.bus, keys[name], make([]byte, 32), tpm2.PasswordAuth([]byte(c.id.Auth))); err != nil {
+			if err := provePassword(c.bus, keys[name], []byte(c.id.Auth)); err != nil {
 				if authFailed(err) {
 					return fmt.Errorf("the TPM holds a key at %#x that is protected by another password; restore %s, or remove that key (tpm2_evictcontrol -C o -c %#[1]x) and enrol the box anew: %[3]w",
 						uint32(keys[name].handle), c.id.path, ErrIdentity)
@@ -204,8 +206,9 @@ func (c *chip) findKeys() (map[keyName]key, error) {
 		keys[k.name] = found
 	}
 	for _, name := range []keyName{dataKey, tlsKey, lakKey} {
-		want, got := signingKey(name == lakKey), keys[name].area
-		_, err := ecdsaKey(got)
+		got := keys[name].area
+		want := attestation.SigningKey(name == lakKey, got.AuthPolicy.Buffer)
+		_, err := attestation.SigningPublic(got)
 		if err != nil || got.ObjectAttributes != want.ObjectAttributes {
 			return nil, fmt.Errorf("the key at %#x of the TPM is not a %s key of vitalgate; remove it (tpm2_evictcontrol -C o -c %#[1]x): %[3]w", uint32(keys[name].handle), name, ErrIdentity)
 		}
@@ -230,42 +233,6 @@ func readKey(t transport.TPM, handle tpm2.TPMHandle) (key, error) {
 	return key{handle, *name, *area}, nil
 }
 
-func ecdsaKey(area tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
-	p, err := tpm2.Pub(area)
-	if err != nil {
-		return nil, err
-	}
-	k, ok := p.(*ecdsa.PublicKey)
-	if !ok || k.Curve != elliptic.P256() {
-		return nil, errors.New("the key is not a P-256 key")
-	}
-	return k, nil
-}
-
-// signingKey is the template of our keys: P-256, ECDSA with SHA-256, born in this chip and bound to it. An unrestricted
-// key signs what it is given; a restricted one signs only what the TPM itself has put together, so one key must never be both.
-func signingKey(restricted bool) tpm2.TPMTPublic {
-	return tpm2.TPMTPublic{
-		Type:    tpm2.TPMAlgECC,
-		NameAlg: tpm2.TPMAlgSHA256,
-		ObjectAttributes: tpm2.TPMAObject{
-			FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true,
-			UserWithAuth: true, NoDA: true, Restricted: restricted, SignEncrypt: true,
-		},
-		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
-			Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull},
-			Scheme: tpm2.TPMTECCScheme{Scheme: tpm2.TPMAlgECDSA,
-				Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256})},
-			CurveID: tpm2.TPMECCNistP256,
-			KDF:     tpm2.TPMTKDFScheme{Scheme: tpm2.TPMAlgNull},
-		}),
-		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-			X: tpm2.TPM2BECCParameter{Buffer: make([]byte, 32)},
-			Y: tpm2.TPM2BECCParameter{Buffer: make([]byte, 32)},
-		}),
-	}
-}
-
 // salted is a session for one command, keyed by a secret only the SRK can read, that encrypts the first parameter.
 func salted(srk key, o ...tpm2.AuthOption) tpm2.Session {
 	return tpm2.HMAC(tpm2.TPMAlgSHA256, 16, append(o, tpm2.Salted(srk.handle, srk.area))...)
@@ -277,24 +244,47 @@ func (c *chip) secret() tpm2.TPM2BSensitiveCreate {
 	return tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte(c.id.Auth)}}}
 }
 
-func (c *chip) makeSRK(at tpm2.TPMHandle, _ map[keyName]key) error {
+func (c *chip) makeSRK(tpm2.TPMHandle, map[keyName]key) error {
+	_, err := ensureSRK(c.bus)
+	return err
+}
+
+// ensureSRK is the storage root key, made and put in place where there is none.
+func ensureSRK(t transport.TPM) (key, error) {
+	k, err := readKey(t, srkHandle)
+	if !errors.Is(err, tpm2.TPMRCHandle) {
+		return k, err
+	}
 	p, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
 		InPublic:      tpm2.New2B(tpm2.ECCSRKTemplate),
-	}.Execute(c.bus)
+	}.Execute(t)
 	if err != nil {
-		return err
+		return key{}, err
 	}
-	defer c.forget(p.ObjectHandle)
-	return c.persist(p.ObjectHandle, p.Name, at)
+	defer forget(t, p.ObjectHandle)
+	if err := persist(t, p.ObjectHandle, p.Name, srkHandle); err != nil {
+		return key{}, err
+	}
+	return readKey(t, srkHandle)
 }
 
 func (c *chip) makeSigner(at tpm2.TPMHandle, keys map[keyName]key) error {
 	srk := keys[srkKey]
+	var policy []byte
+	if c.gate != nil { // the key is this box's only under a firmware that is released, started as this one was
+		pcrs, err := readPCRs(c.bus, []uint{attestation.SecureBootPCR})
+		if err != nil {
+			return err
+		}
+		if policy, err = c.gate.firmware.IdentityPolicy(pcrs[attestation.SecureBootPCR]); err != nil {
+			return err
+		}
+	}
 	k, err := tpm2.Create{
 		ParentHandle: srk.auth(salted(srk, encrypted)),
 		InSensitive:  c.secret(),
-		InPublic:     tpm2.New2B(signingKey(false)),
+		InPublic:     tpm2.New2B(attestation.SigningKey(false, policy)),
 	}.Execute(c.bus)
 	if err != nil {
 		return err
@@ -303,8 +293,8 @@ func (c *chip) makeSigner(at tpm2.TPMHandle, keys map[keyName]key) error {
 	if err != nil {
 		return err
 	}
-	defer c.forget(l.ObjectHandle)
-	return c.persist(l.ObjectHandle, l.Name, at)
+	defer forget(c.bus, l.ObjectHandle)
+	return persist(c.bus, l.ObjectHandle, l.Name, at)
 }
 
 // makeLAK makes the attestation key in the endorsement hierarchy: for keys of the owner hierarchy a TPM obfuscates
@@ -313,26 +303,26 @@ func (c *chip) makeLAK(at tpm2.TPMHandle, keys map[keyName]key) error {
 	p, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: salted(keys[srkKey], encrypted)},
 		InSensitive:   c.secret(),
-		InPublic:      tpm2.New2B(signingKey(true)),
+		InPublic:      tpm2.New2B(attestation.SigningKey(true, nil)),
 	}.Execute(c.bus)
 	if err != nil {
 		return err
 	}
-	defer c.forget(p.ObjectHandle)
-	return c.persist(p.ObjectHandle, p.Name, at)
+	defer forget(c.bus, p.ObjectHandle)
+	return persist(c.bus, p.ObjectHandle, p.Name, at)
 }
 
-func (c *chip) persist(object tpm2.TPMHandle, name tpm2.TPM2BName, at tpm2.TPMHandle) error {
+func persist(t transport.TPM, object tpm2.TPMHandle, name tpm2.TPM2BName, at tpm2.TPMHandle) error {
 	_, err := tpm2.EvictControl{
 		Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
 		ObjectHandle:     &tpm2.NamedHandle{Handle: object, Name: name},
 		PersistentHandle: at,
-	}.Execute(c.bus)
+	}.Execute(t)
 	return err
 }
 
-func (c *chip) forget(object tpm2.TPMHandle) {
-	tpm2.FlushContext{FlushHandle: object}.Execute(c.bus) // if it fails the next Reset or the resource manager forgets it
+func forget(t transport.TPM, object tpm2.TPMHandle) {
+	tpm2.FlushContext{FlushHandle: object}.Execute(t) // if it fails the next Reset or the resource manager forgets it
 }
 
 // newSession starts the session that all signatures share: starting one costs as much as signing. A new session may be
@@ -350,11 +340,41 @@ func (c *chip) newSession() error {
 	return nil
 }
 
+// authorize is the session that lets a key sign: the shared one, or for a key that is bound to the firmware one that has
+// satisfied its policy. The TPM forgets what was satisfied with each use (part 1 §19.7).
+func (c *chip) authorize(t transport.TPM, k key, shared tpm2.Session) (tpm2.Session, error) {
+	if len(k.area.AuthPolicy.Buffer) == 0 {
+		return shared, nil
+	}
+	if c.gate == nil {
+		return nil, fmt.Errorf("the key signs only under a released firmware, and this program was not told which it is part of: %w", ErrFirmware)
+	}
+	if c.policed == nil {
+		srk := c.keys[srkKey]
+		s, flush, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, tpm2.Auth([]byte(c.id.Auth)), encrypted, tpm2.Salted(srk.handle, srk.area))
+		if err != nil {
+			return nil, err
+		}
+		c.policed, c.release = s, flush
+	}
+	if err := c.gate.satisfy(t, c.policed.Handle(), attestation.Identity); err != nil {
+		return nil, err
+	}
+	_, err := tpm2.PolicyAuthValue{PolicySession: c.policed.Handle()}.Execute(t)
+	return c.policed, err
+}
+
 func (c *chip) endSession() {
 	if c.session != nil && c.bus != nil && c.bus.broken == nil {
 		c.flush() // it may be gone already
 	}
-	c.session, c.flush = nil, nil
+	if c.policed != nil && c.bus != nil && c.bus.broken == nil {
+		c.release()
+	}
+	c.session, c.flush, c.policed, c.release = nil, nil, nil, nil
+	if c.gate != nil {
+		c.gate.verified = nil // tickets end with the hierarchy they were made under
+	}
 }
 
 func (c *chip) disconnect() {
@@ -386,7 +406,7 @@ func (c *chip) count(t transport.TPM) (uint64, error) {
 		_, err = tpm2.NVDefineSpace{
 			AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: salted(c.keys[srkKey], encrypted)},
 			Auth:       tpm2.TPM2BAuth{Buffer: []byte(c.id.Auth)},
-			PublicInfo: tpm2.New2B(counterArea()),
+			PublicInfo: tpm2.New2B(attestation.CounterArea()),
 		}.Execute(t)
 		if err != nil {
 			return 0, fmt.Errorf("cannot make the boot counter: %w", err)
@@ -397,18 +417,18 @@ func (c *chip) count(t transport.TPM) (uint64, error) {
 		return 0, fmt.Errorf("cannot find the boot counter: %w", err)
 	}
 	auth := func() tpm2.AuthHandle {
-		return tpm2.AuthHandle{Handle: counterHandle, Name: name, Auth: salted(c.keys[srkKey], tpm2.Auth([]byte(c.id.Auth)))}
+		return tpm2.AuthHandle{Handle: attestation.CounterHandle, Name: name, Auth: salted(c.keys[srkKey], tpm2.Auth([]byte(c.id.Auth)))}
 	}
-	if _, err := (tpm2.NVIncrement{AuthHandle: auth(), NVIndex: tpm2.NamedHandle{Handle: counterHandle, Name: name}}).Execute(t); err != nil {
+	if _, err := (tpm2.NVIncrement{AuthHandle: auth(), NVIndex: tpm2.NamedHandle{Handle: attestation.CounterHandle, Name: name}}).Execute(t); err != nil {
 		if authFailed(err) {
-			return 0, fmt.Errorf("the boot counter at %#x of the TPM is protected by another password; remove it (tpm2_nvundefine -C o %#[1]x): %w", uint32(counterHandle), ErrIdentity)
+			return 0, fmt.Errorf("the boot counter at %#x of the TPM is protected by another password; remove it (tpm2_nvundefine -C o %#[1]x): %w", uint32(attestation.CounterHandle), ErrIdentity)
 		}
 		return 0, fmt.Errorf("cannot raise the boot counter: %w", err)
 	}
 	if name, err = counterName(t); err != nil { // the first increment sets TPMA_NV_WRITTEN, which is part of the Name
 		return 0, err
 	}
-	r, err := tpm2.NVRead{AuthHandle: auth(), NVIndex: tpm2.NamedHandle{Handle: counterHandle, Name: name}, Size: 8}.Execute(t)
+	r, err := tpm2.NVRead{AuthHandle: auth(), NVIndex: tpm2.NamedHandle{Handle: attestation.CounterHandle, Name: name}, Size: 8}.Execute(t)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read the boot counter: %w", err)
 	}
@@ -418,15 +438,12 @@ func (c *chip) count(t transport.TPM) (uint64, error) {
 	return binary.BigEndian.Uint64(r.Data.Buffer), nil
 }
 
-func counterArea() tpm2.TPMSNVPublic {
-	return tpm2.TPMSNVPublic{
-		NVIndex: counterHandle, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
-		Attributes: tpm2.TPMANV{AuthWrite: true, AuthRead: true, OwnerRead: true, NT: tpm2.TPMNTCounter, NoDA: true},
-	}
+func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
+	return nvName(t, attestation.CounterHandle)
 }
 
-func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
-	r, err := tpm2.NVReadPublic{NVIndex: counterHandle}.Execute(t)
+func nvName(t transport.TPM, index tpm2.TPMHandle) (tpm2.TPM2BName, error) {
+	r, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t)
 	if err != nil {
 		return tpm2.TPM2BName{}, err
 	}
@@ -466,17 +483,32 @@ func vendor(t transport.TPM) (string, error) {
 func (c *chip) signer(name keyName) crypto.Signer { return c.signers[name] }
 
 func (c *chip) newSigner(name keyName) *signer {
-	public, err := ecdsaKey(c.keys[name].area)
+	public, err := attestation.SigningPublic(c.keys[name].area)
 	if err != nil {
 		panic(err) // findKeys has looked
 	}
 	return &signer{public, func(digest []byte) (sig []byte, err error) {
 		err = c.do(context.Background(), "sign with the "+string(name)+" key", func(t transport.TPM, s tpm2.Session) error {
-			sig, err = signWith(t, c.keys[name], digest, s)
+			k := c.keys[name]
+			s, err := c.authorize(t, k, s)
+			if err == nil {
+				sig, err = signWith(t, k, digest, s)
+			}
 			return err
 		})
 		return sig, err
 	}}
+}
+
+// provePassword shows that the password is the key's, by the one command that asks for nothing else: TPM2_Certify without
+// a signature.
+func provePassword(t transport.TPM, k key, password []byte) error {
+	_, err := tpm2.Certify{
+		ObjectHandle: k.auth(tpm2.PasswordAuth(password)),
+		SignHandle:   tpm2.AuthHandle{Handle: tpm2.TPMRHNull, Auth: tpm2.PasswordAuth(nil)},
+		InScheme:     tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+	}.Execute(t)
+	return err
 }
 
 func signWith(t transport.TPM, k key, digest []byte, s tpm2.Session) ([]byte, error) {
@@ -545,6 +577,9 @@ func authFailed(err error) bool {
 
 // explain adds to what the TPM says what a person can do.
 func explain(err error) error {
+	if errors.Is(err, tpm2.TPMRCPolicyFail) {
+		return fmt.Errorf("the box was started in another secure boot state than this was made in; restore the secure boot keys, or reset the box and enrol it anew: %w: %w", ErrFirmware, err)
+	}
 	for _, e := range []struct {
 		rc   tpm2.TPMRC
 		what string

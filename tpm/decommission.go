@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // Decommission removes this box's keys and counter from the TPM and its files from Dir: the identity is gone for good,
@@ -76,7 +78,7 @@ func emptyDevice(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	_, err = tpm2.NVUndefineSpace{AuthHandle: owner, NVIndex: tpm2.NamedHandle{Handle: counterHandle, Name: name}}.Execute(b)
+	_, err = tpm2.NVUndefineSpace{AuthHandle: owner, NVIndex: tpm2.NamedHandle{Handle: attestation.CounterHandle, Name: name}}.Execute(b)
 	if err != nil {
 		return fmt.Errorf("cannot remove the boot counter: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // Kill sends a signal to the emulated TPM.
@@ -156,8 +157,51 @@ func (t *TPM) EvictEndorsementKeys() error {
 	return nil
 }
 
-// DecodeAttest reads a statement that nobody signed.
-func DecodeAttest(data []byte) error {
-	_, err := decode[tpm2.TPMSAttest](data)
-	return err
+// Vault is the vault of the same TPM, as the first process of the box had it.
+func (t *TPM) Vault() *Vault {
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return &Vault{bus: c.bus}
+}
+
+// Measure extends a PCR, as firmware that starts does.
+func (v *Vault) Measure(ctx context.Context, number uint, digest []byte) error {
+	return v.do(ctx, "measure", func(t transport.TPM) error { return extendPCR(t, number, digest) })
+}
+
+// OpenMeasured opens a swtpm whose PCRs were extended by what started the box.
+func OpenMeasured(ctx context.Context, o Options, measured map[uint][]byte) (*TPM, error) {
+	lock, err := lockDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	id, err := readIdentity(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	log := slog.New(slog.DiscardHandler)
+	c := &chip{source: "swtpm", patience: swtpmPatience, id: id, log: log}
+	if o.Firmware != nil {
+		c.gate = &gate{firmware: o.Firmware}
+	}
+	first := true
+	c.dial = func(ctx context.Context) (link, error) {
+		l, err := startSwtpm(ctx, o.Dir, log)
+		if err != nil || !first {
+			return l, err
+		}
+		first = false // a TPM that is started again under the running box has not seen it start
+		for number, digest := range measured {
+			if err := extendPCR(&bus{ctx: ctx, link: l, patience: swtpmPatience}, number, digest); err != nil {
+				return nil, err
+			}
+		}
+		return l, nil
+	}
+	if err := c.open(ctx); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &TPM{class: Emulated, label: labelEmulated, keeper: c, lock: lock}, nil
 }

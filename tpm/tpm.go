@@ -3,7 +3,7 @@
 //
 // The keys live in /dev/tpmrm0, in a spawned swtpm, or, where neither exists, in a file. What protects them is told by
 // [TPM.Class] and [TPM.Label]; a file is never called anything but "NOT A TPM". Peers do not trust that word: they
-// decide from the endorsement certificate ([EndorsementKey.Verify]).
+// decide from the endorsement certificate ([attestation.EndorsementKey.Verify]).
 //
 // What stands in the chip (TPM 2.0 Library, part 2; TCG "TPM 2.0 Keys for Device Identity and Attestation"):
 //
@@ -30,15 +30,17 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
-// Class says what holds the keys, by the box's own word.
-type Class string
+// Class says what holds the keys, by the box's own word: a device that does not call itself an emulator counts as hardware.
+type Class = attestation.Class
 
 const (
-	Hardware Class = "hardware" // a TPM device that does not call itself an emulator
-	Emulated Class = "emulated" // swtpm: a process with its state in files
-	Software Class = "software" // a key in a file
+	Hardware = attestation.Hardware
+	Emulated = attestation.Emulated
+	Software = attestation.Software
 )
 
 const (
@@ -62,7 +64,10 @@ type Options struct {
 	Source string
 	// Dir holds the authorisation value, the names of the keys, the state of swtpm, the software key. Created with mode 0700.
 	Dir string
-	Log *slog.Logger // nil discards
+	// Firmware is what the running release brings with it. Keys made with it sign only under firmware that its release key
+	// has approved; nil on a system that is not measured.
+	Firmware *attestation.Firmware
+	Log      *slog.Logger // nil discards
 }
 
 // Boot tells one run of the box from another. All three only rise in the life of one TPM (a swtpm or a file can be rolled back).
@@ -122,6 +127,10 @@ func open(ctx context.Context, o Options) (*TPM, error) {
 	if err != nil {
 		return nil, err
 	}
+	var g *gate
+	if o.Firmware != nil {
+		g = &gate{firmware: o.Firmware}
+	}
 	switch kindOf(source) {
 	case "software":
 		k, err := openSoftware(o.Dir, id)
@@ -130,14 +139,14 @@ func open(ctx context.Context, o Options) (*TPM, error) {
 		}
 		return &TPM{class: Software, label: labelSoftware, keeper: k}, nil
 	case "swtpm":
-		c := &chip{source: "swtpm", patience: swtpmPatience, id: id, log: o.Log,
+		c := &chip{source: "swtpm", patience: swtpmPatience, id: id, gate: g, log: o.Log,
 			dial: func(ctx context.Context) (link, error) { return startSwtpm(ctx, o.Dir, o.Log) }}
 		if err := c.open(ctx); err != nil {
 			return nil, err
 		}
 		return &TPM{class: Emulated, label: labelEmulated, keeper: c}, nil
 	default:
-		c := &chip{source: "device", patience: devicePatience, id: id, log: o.Log,
+		c := &chip{source: "device", patience: devicePatience, id: id, gate: g, log: o.Log,
 			dial: func(ctx context.Context) (link, error) { return openDevice(ctx, source) }}
 		if err := c.open(ctx); err != nil {
 			return nil, err

@@ -196,12 +196,15 @@ func (b *Box) Fork(size int) *Box {
 	return &f
 }
 
+// observed is when every reading of this process was made: a page of live beds shows only what is not long past.
+var observed = time.Now().UTC().Format(time.RFC3339)
+
 // Bundle is a heart-rate reading as a FHIR R4 Bundle.
 func Bundle(rate int) []byte {
 	return fmt.Appendf(nil, `{"resourceType":"Bundle","type":"collection","entry":[{"fullUrl":"urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0",`+
 		`"resource":{"resourceType":"Observation","id":"0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0","status":"final","category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/observation-category","code":"vital-signs"}]}],`+
-		`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"display":"unknown"},"effectiveDateTime":"2026-11-21T06:00:00Z",`+
-		`"valueQuantity":{"value":%d,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}}]}`, rate)
+		`"code":{"coding":[{"system":"http://loinc.org","code":"8867-4"}]},"subject":{"display":"unknown"},"effectiveDateTime":%q,`+
+		`"valueQuantity":{"value":%d,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}}]}`, observed, rate)
 }
 
 // Publish sends records to the box's subject in atomic batches and waits for the acknowledgements.

@@ -67,6 +67,30 @@ cmd_release() {
 	cat dist/release/SHA256SUMS
 }
 
+# cmd_image [--version V] [--keys DIR] [--rollback-index N] [--out DIR]
+cmd_image() {
+	need_go
+	local v="${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unversioned)}" keys=dist/keys index=1 out=dist/image kernel
+	while [ $# -gt 0 ]; do
+		case "$1" in
+		--version) v="$2" ;;
+		--keys) keys="$2" ;;
+		--rollback-index) index="$2" ;;
+		--out) out="$2" ;;
+		*) say "build.sh image: unknown option '$1'; it takes --version, --keys, --rollback-index and --out"; exit 2 ;;
+		esac
+		shift 2 || { say "build.sh image: $1 needs a value"; exit 2; }
+	done
+	kernel="$(image/kernel/build)"
+	mkdir -p dist
+	go build -trimpath -buildvcs=false -o dist/image-tool ./image
+	[ -d "$keys" ] || dist/image-tool keys "$keys"
+	ldflags="-s -w -buildid= -X github.com/vitalgate/vitalgate/firmware/version.Version=$v -X main.Version=$v"
+	GOOS=linux GOARCH=arm64 CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o dist/vitalgate-arm64 ./firmware
+	dist/image-tool build --out "$out" --version "$v" --rollback-index "$index" --kernel "$kernel" --program dist/vitalgate-arm64 --keys "$keys"
+	dist/image-tool verify "$out" --key "$keys/release.pub.pem"
+}
+
 cmd_help() {
 	cat <<'TXT'
 usage: ./build.sh COMMAND
@@ -77,6 +101,9 @@ usage: ./build.sh COMMAND
   test              vet and all tests (those that need swtpm, openssl or python3 say so when they are skipped)
   build             host binaries into dist/: vitalgate (the box), vitalpeer (a peer), vitalsim (simulated monitors)
   bench             all benchmarks; COUNT=10 ./build.sh bench >new.txt for benchstat
+  image             the signed image of the box for arm64 with UEFI and TPM 2.0 into dist/image/: disk.img for an empty box,
+                    update.vgu for a running one; --version V, --keys DIR (development keys are made when there are
+                    none), --rollback-index N, --out DIR. docs/image.md says more. Needs the kernel's source and compiler.
   release           static binaries for linux/arm64, linux/arm (v7) and linux/amd64 into dist/release/
   help              this text
 
@@ -85,7 +112,7 @@ TXT
 }
 
 case "${1:-help}" in
-demo | test | build | bench | release | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
+demo | test | build | bench | release | image | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
 -h | --help) cmd_help ;;
 *) say "build.sh: unknown command '$1'"; cmd_help >&2; exit 2 ;;
 esac

@@ -140,15 +140,6 @@ func (c *Converter) notesOf(first, last int32) []string {
 	return c.notes[start:len(c.notes):len(c.notes)]
 }
 
-// alertIdentity tells the messages about one alert apart: its value and each of its facets.
-func (c *Converter) alertIdentity(i int32) string {
-	start := len(c.arena)
-	for k := i; k <= i+c.rows[i].facets; k++ {
-		c.arena = append(append(c.arena, 0), c.rows[k].segment.Field(5).Raw()...)
-	}
-	return c.since(start)
-}
-
 // alertInstance gives the number of the alert that an order speaks of: OBR-29.2 where it refers to the message that began the
 // alert, else OBR-3 (IHE DEV TF Vol. 2 §B.7.1).
 func (c *Converter) alertInstance(s hl7.Segment) fhir.Identifier {

@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"strconv"
 	"strings"
@@ -39,6 +40,7 @@ type Converter struct {
 	location   fhir.Location
 	prior      fhir.Location // PV1-6
 	encounter  fhir.Encounter
+	places     bool  // the message names several, so that none is the place of its devices
 	stays      int32 // patient of the encounter
 	merged     []patient
 	notes      []string
@@ -95,12 +97,12 @@ func (c *Converter) join(parts ...string) string {
 }
 
 // uuid gives a UUID of version 8 (RFC 9562 §5.8) from the SHA-256 of the parts, so that the same thing has the same id
-// in every message, on every box.
+// in every message. Each part stands with its length: what is sent in one part cannot look like two.
 func (c *Converter) uuid(parts ...string) string {
 	c.key = c.key[:0]
 	for _, s := range parts {
+		c.key = binary.AppendUvarint(c.key, uint64(len(s)))
 		c.key = append(c.key, s...)
-		c.key = append(c.key, 0)
 	}
 	h := sha256.Sum256(c.key)
 	h[6] = h[6]&0x0f | 0x80
@@ -179,13 +181,14 @@ func (c *Converter) reset(m *hl7.Message, at *Context) {
 	c.telecom, c.address = c.telecom[:0], c.address[:0]
 	c.location, c.prior, c.encounter = fhir.Location{}, fhir.Location{}, fhir.Encounter{}
 	c.merged, c.notes = c.merged[:0], c.notes[:0]
+	c.places = false
 	c.times.valid = false
 	c.any = false
 	c.r = Result{} // Events are the caller's
 	c.test = false
 	header := m.Header()
 	switch raw := header.Field(11).Comp(1).Raw(); {
-	case len(raw) == 1 && raw[0] == 'D': // debugging; T (training) is set on live systems, so it is not trusted
+	case len(raw) == 1 && (raw[0] == 'D' || raw[0] == 'T'): // debugging, training (HL7 table 0103): of no patient
 		c.test = true
 	}
 	c.zone = c.zoneOf(header.Field(7))
@@ -223,7 +226,7 @@ func (c *Converter) readSegments(trigger string) {
 		s := c.m.Segment(i)
 		switch s.Name() {
 		case "PID":
-			currentPatient = c.readPatient(s)
+			currentPatient, currentGroup = c.readPatient(s), -1 // an order of the patient before is none of this one
 		case "PV1":
 			c.readLocation(s)
 			c.readEncounter(s, currentPatient, trigger)
@@ -244,7 +247,7 @@ func (c *Converter) readSegments(trigger string) {
 		}
 		before = s.Name()
 	}
-	if c.location.Name == "" && c.at.Bed != "" {
+	if c.location.Name == "" && c.at.Bed != "" && !c.places {
 		c.location = fhir.Location{Name: c.at.Bed, Physical: "bd"}
 	}
 	if c.location.Name != "" {
@@ -304,6 +307,10 @@ func (c *Converter) write(typ, trigger string) {
 	switch c.kind {
 	case kindKeepAlive:
 		c.r.Kind, c.r.KeepAlive = KindOther, c.m.Len() == 1
+	case KindAlarm: // a watchdog is none
+		if len(c.rows) > 0 && c.kindByRows() == KindOther {
+			c.r.Kind = KindOther
+		}
 	case "":
 		c.r.Kind = c.kindByRows()
 	}

@@ -250,7 +250,7 @@ func (c *Converter) containment(s hl7.Segment, code *ident, channel string, dev 
 		}
 	}
 	if len(c.nodes) < maxDevices {
-		n := node{path: path, device: dev, code: *code, parent: -1, id: c.uuid("part", c.devices[dev].key, path)}
+		n := node{path: path, device: dev, code: *code, parent: -1, id: c.uuid("part", c.devices[dev].id, path)}
 		if up := strings.LastIndexByte(path, '.'); up >= 0 {
 			n.parent = c.findNode(path[:up], dev)
 		}
@@ -283,7 +283,7 @@ func (c *Converter) metricOf(i int32) int32 {
 		path = path[:up]
 		if n := c.findNode(path, r.device); n >= 0 {
 			dev := c.nodes[n].device
-			id := c.uuid("metric", c.devices[dev].key, r.channel, r.code.identity)
+			id := c.uuid("metric", c.devices[dev].id, r.channel, r.code.identity)
 			key := hash("metric", id)
 			if k, ok := c.byKey[key]; ok {
 				return k
@@ -338,6 +338,8 @@ func (c *Converter) writeDevices() {
 		}
 		if row.as == setting {
 			r.Category = "setting"
+		} else if row.calculated {
+			r.Category = "calculation"
 		}
 		if u := row.unit; u != nil {
 			r.Unit = c.concept("", fhir.Coding{System: fhir.SystemUCUM, Code: u.ucum})

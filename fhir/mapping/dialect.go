@@ -38,7 +38,8 @@ type Dialect struct {
 	// Dedup names what makes two readings the same reading: "device", "code", "channel", "time".
 	Dedup []string
 
-	limits    string // meaning of OBX-7: "alarm" | "reference"
+	limits    string              // meaning of OBX-7: "alarm" | "reference"
+	units     map[dimension]*unit // of values that the family sends without one, where its documents fix them
 	absent    []string
 	sentinels []float64
 	knownOnly bool // sentinels hold for known codes only
@@ -212,7 +213,8 @@ type dialectFile struct {
 		Absent    []string `toml:"absent"`
 		Limits    string   `toml:"limits"`
 	} `toml:"values"`
-	Bed struct {
+	Units map[string]string `toml:"units"`
+	Bed   struct {
 		Field string `toml:"field"`
 		None  bool   `toml:"none"`
 	} `toml:"bed"`
@@ -312,7 +314,7 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 		Framing: f.Transport.Framing, Role: f.Transport.Role, Port: f.Transport.Port, Ack: f.Transport.Ack,
 		Zone: f.Time.Zone, Sentinels: f.Values.Sentinels, Dedup: f.Dedup.Key,
 		limits: f.Values.Limits, knownOnly: f.Values.KnownOnly, absent: f.Values.Absent, noBed: f.Bed.None, detectMin: f.DetectMin,
-		codes: map[string]*localCode{},
+		codes: map[string]*localCode{}, units: map[dimension]*unit{},
 	}
 	for _, check := range []struct {
 		key, value string
@@ -337,6 +339,13 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 			return nil, fmt.Errorf("sentinel %q is no number", s)
 		}
 		d.sentinels = append(d.sentinels, x)
+	}
+	for of, code := range f.Units {
+		u := unitByText[code]
+		if u == nil || u.ucum != code || u.dimension != dimension(of) {
+			return nil, fmt.Errorf("units.%s is %q, want a UCUM code of the tables that measures a %s", of, code, of)
+		}
+		d.units[u.dimension] = u
 	}
 	if f.Bed.Field != "" {
 		if d.bed, err = parsePath(f.Bed.Field); err != nil {

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,7 +28,8 @@ func (c *Converter) settle() {
 		if c.rows[i].isWave && c.rows[i].value.String != "" {
 			c.readSamples(i)
 			r := &c.rows[i]
-			r.standard = r.standard && r.value.Sampled != nil // counts without a scale are no measurement
+			s := r.value.Sampled
+			r.standard = r.standard && s != nil && (s.Factor != "" || s.Origin.Code != "") // counts without a scale are no measurement
 		}
 	}
 	c.joinAlerts()
@@ -37,7 +39,7 @@ func (c *Converter) settle() {
 	}
 	for i := range c.panels {
 		p := &c.panels[i]
-		if p.parts[systolic] < 0 || p.parts[diastolic] < 0 {
+		if !c.ordered(p) || p.parts[systolic] < 0 || p.parts[diastolic] < 0 || !c.isBloodPressure(p) {
 			continue
 		}
 		for _, k := range p.parts {
@@ -92,10 +94,22 @@ func (c *Converter) sameness(r *row) uint64 {
 	return hash(string(place[:]), r.code.identity, r.channel)
 }
 
-// joinPanel puts a row into its blood pressure panel (FHIR R4 bp profile): same device, patient, channel and time.
+// part says which part of a pressure the row is.
+func (r *row) part() part {
+	switch {
+	case r.code.term != nil && r.code.term.part != notPart:
+		return r.code.term.part
+	case r.loinc[0] != nil:
+		return r.loinc[0].part
+	}
+	return notPart
+}
+
+// joinPanel puts a row into its blood pressure (FHIR R4 bp profile): same device, patient, channel and time.
 func (c *Converter) joinPanel(i int32) {
 	r := &c.rows[i]
-	if r.gone || !r.standard || !r.numeric || r.loinc[0] == nil || r.loinc[0].part == notPart || r.status == "cancelled" {
+	slot := r.part()
+	if r.gone || !r.standard || !r.numeric || slot == notPart {
 		return
 	}
 	container := r.channel
@@ -106,7 +120,6 @@ func (c *Converter) joinPanel(i int32) {
 	if r.code.term != nil {
 		base = r.code.term.panel
 	}
-	slot := r.loinc[0].part
 	for k := len(c.panels) - 1; k >= 0 && k >= len(c.panels)-recentPanels; k-- {
 		p := &c.panels[k]
 		if p.base != base || p.device != r.device || p.patient != r.patient || p.when != r.when.text || p.container != container {
@@ -121,6 +134,42 @@ func (c *Converter) joinPanel(i int32) {
 	p := panel{base: base, container: container, device: r.device, patient: r.patient, when: r.when.text, parts: [4]int32{-1, -1, -1, -1}}
 	p.parts[slot] = i
 	c.panels = append(c.panels, p)
+}
+
+// isBloodPressure says whether all parts of p are those of the bp profile.
+func (c *Converter) isBloodPressure(p *panel) bool {
+	for slot, k := range p.parts {
+		if k >= 0 && (c.rows[k].loinc[0] == nil || c.rows[k].loinc[0].part != part(slot)) {
+			return false
+		}
+	}
+	return true
+}
+
+// ordered says whether systolic, mean and diastolic pressure can be those of one measurement: each is at least the next. Where they
+// contradict each other, none of them can be trusted to be what its code says.
+func (c *Converter) ordered(p *panel) bool {
+	above, bound := int32(-1), 0.0
+	for _, slot := range [...]part{systolic, mean, diastolic} {
+		k := p.parts[slot]
+		if k < 0 {
+			continue
+		}
+		r := &c.rows[k]
+		x, _ := strconv.ParseFloat(r.value.Quantity.Value, 64) // judged before
+		x = x*r.unit.factor + r.unit.offset
+		if above >= 0 && x > bound {
+			for _, k := range p.parts {
+				if k >= 0 {
+					c.rows[k].standard = false
+					c.finding(&c.rows[k], EventOrder, 5, "systolic, mean and diastolic pressure contradict each other: kept, not charted")
+				}
+			}
+			return false
+		}
+		above, bound = k, x
+	}
+	return true
 }
 
 // codeOf makes the CodeableConcept of a row's or part's identifier under its standard code where it is known.
@@ -211,9 +260,12 @@ func (c *Converter) writeRow(i int32) {
 			ext = append(ext, fhir.Extension{URL: extensionTime, Code: b})
 		}
 	}
-	for _, f := range r.findings {
-		if f != "" {
-			ext = append(ext, fhir.Extension{URL: extensionFinding, Code: f})
+	ext = c.remarks(ext, r)
+	if r.panel >= 0 {
+		for _, k := range c.panels[r.panel].parts {
+			if k >= 0 && k != i {
+				ext = c.remarks(ext, &c.rows[k])
+			}
 		}
 	}
 	o.Extension = ext
@@ -274,11 +326,8 @@ func (c *Converter) writeRow(i int32) {
 	}
 	if r.as == alarm {
 		c.alertOf(o, i)
-		if r.facets > 0 {
-			identity = c.join(identity, c.alertIdentity(i))
-		}
 	}
-	o.ID = c.observationID(r, identity)
+	o.ID = c.observationID(i, identity)
 	c.entry(o.ID)
 	c.out = fhir.EndEntry(o.Append(c.out))
 	c.targets = append(c.targets, c.urn(o.ID))
@@ -304,7 +353,7 @@ func (c *Converter) effective(o *fhir.Observation, r *row) {
 	case r.when.text != "":
 		o.Effective, o.EffectiveRaw = r.when.text, r.when.raw
 	default:
-		o.EffectiveAbsent = r.when.absent
+		o.EffectiveAbsent, o.EffectiveRaw = r.when.absent, r.when.raw
 	}
 }
 
@@ -362,17 +411,44 @@ func (c *Converter) interpretation(r *row) []fhir.CodeableConcept {
 	return c.concepts[first:len(c.concepts):len(c.concepts)]
 }
 
-// observationID is the same for the same measurement, whenever and wherever it is sent again: device, code, channel and
-// time. Rows of one message that agree in all of these are told apart by their order.
-func (c *Converter) observationID(r *row, identity string) string {
+// remarks adds what was found of a row and of its unit, each thing once.
+func (c *Converter) remarks(ext []fhir.Extension, r *row) []fhir.Extension {
+	for _, f := range r.findings {
+		if x := (fhir.Extension{URL: extensionFinding, Code: f}); f != "" && !slices.Contains(ext, x) {
+			ext = append(ext, x)
+		}
+	}
+	if x := (fhir.Extension{URL: extensionBasis, Code: r.unitBy}); r.unitBy != "" && !slices.Contains(ext, x) {
+		ext = append(ext, x)
+	}
+	if r.unitKept {
+		ext = append(ext, fhir.Extension{URL: extensionUnit, String: c.text(r.segment.Field(6))})
+	}
+	return ext
+}
+
+// observationID names the reading (docs/adr/0013): whose it is, where and when it was taken, by what, and what was read. It is the same
+// whenever the reading is sent again, in whatever message, and no other reading has it. A corrected value is a reading of its own; where
+// the sender numbers its readings, their identifier (OBX-21) says which one it corrects.
+func (c *Converter) observationID(i int32, identity string) string {
+	r := &c.rows[i]
 	when := r.when.text
 	if r.when.raw != "" {
 		when = r.when.raw
 	}
-	if when == "" {
-		when = c.bundle
+	source := ""
+	if when == "" || r.when.basis[0] == basisArrival {
+		source = c.bundle // several messages may come in at once
 	}
-	h := hash("id", c.devices[r.device].key, identity, r.channel, when)
+	start := len(c.arena)
+	c.arena = append(append(c.arena, r.segment.Field(21).Raw()...), 0)
+	c.arena = c.appendValues(c.arena, i)
+	value := c.since(start)
+	who := ""
+	if r.patient >= 0 {
+		who = c.patients[r.patient].mark
+	}
+	h := hash("id", c.devices[r.device].id, who, identity, r.channel, when, value)
 	n := c.byKey[h]
 	c.byKey[h] = n + 1
 	again := ""
@@ -381,5 +457,22 @@ func (c *Converter) observationID(r *row, identity string) string {
 		c.arena = strconv.AppendInt(c.arena, int64(n), 10)
 		again = c.since(start)
 	}
-	return c.uuid("observation", c.at.Box, c.devices[r.device].key, identity, r.channel, when, again)
+	return c.uuid("observation", c.at.Box, c.at.Monitor, c.devices[r.device].id, who, c.location.Name, identity, r.channel, when, source, value, again)
+}
+
+// appendValues appends what was read: OBX-5 of the row, and of the rows that are parts of its Observation.
+func (c *Converter) appendValues(b []byte, i int32) []byte {
+	r := &c.rows[i]
+	if r.panel >= 0 {
+		for _, k := range c.panels[r.panel].parts {
+			if k >= 0 {
+				b = append(append(b, c.rows[k].segment.Field(5).Raw()...), 0)
+			}
+		}
+		return b
+	}
+	for k := i; k <= i+r.facets; k++ {
+		b = append(append(b, c.rows[k].segment.Field(5).Raw()...), 0)
+	}
+	return b
 }

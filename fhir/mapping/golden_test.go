@@ -179,7 +179,9 @@ func codeText(c any1) string {
 	for _, k := range items(c["coding"]) {
 		system, code := k["system"].(string), k["code"]
 		if name, ok := strings.CutPrefix(system, "urn:vitalgate:codes:"); ok {
-			local = fmt.Sprintf("local %s %v", name, code)
+			if local == "" {
+				local = fmt.Sprintf("local %s %v", name, code)
+			}
 			continue
 		}
 		codes = append(codes, code.(string))
@@ -212,11 +214,16 @@ func valueText(o any1) string {
 		return `"` + s + `"`
 	}
 	if c, ok := o["valueCodeableConcept"].(any1); ok {
-		k := items(c["coding"])[0]
-		return fmt.Sprint(k["code"], " ", k["display"])
+		for _, k := range items(c["coding"]) {
+			return fmt.Sprint(k["code"], " ", k["display"])
+		}
+		return fmt.Sprint(c["text"])
 	}
 	if r, ok := o["valueRatio"].(any1); ok {
 		return "ratio " + quantityText(r["numerator"].(any1)) + " : " + quantityText(r["denominator"].(any1))
+	}
+	if r, ok := o["valueRange"].(any1); ok {
+		return "range " + quantityText(r["low"].(any1)) + " - " + quantityText(r["high"].(any1))
 	}
 	if s, ok := o["valueSampledData"].(any1); ok {
 		return fmt.Sprintf("samples %s, %s ms, factor %s %s", s["data"], s["period"], s["factor"], s["origin"].(any1)["code"])

@@ -5,15 +5,20 @@ import "strings"
 const longestLabel = 32
 
 // meanings of the labels that people read, by which a number under somebody else's label is found out (DIALECTS: number,
-// name, unit and label). A label that is not here says nothing.
+// name, unit and label). A label that is not here says nothing. A meaning may be one of a more general one: a cuff's pressure is
+// a pressure, a central venous one is none of a cuff's.
 var meanings = map[string]string{
 	"hr": "heart", "heart rate": "heart", "pulse": "heart", "pulse rate": "heart", "pr": "heart",
-	"spo2": "saturation", "sao2": "saturation", "oxygen saturation": "saturation", "o2 saturation": "saturation", "saturation": "saturation",
-	"rr": "breath", "resp": "breath", "resp rate": "breath", "respiration": "breath", "respiration rate": "breath", "respiratory rate": "breath",
-	"temp": "temperature", "temperature": "temperature", "body temperature": "temperature",
+	"pvc": "ectopy", "pvcs": "ectopy", "pvc/min": "ectopy",
+	"spo2": "saturation", "spo₂": "saturation", "sao2": "saturation", "svo2": "saturation", "oxygen saturation": "saturation", "o2 saturation": "saturation", "saturation": "saturation",
+	"rr": "breath", "resp": "breath", "resp rate": "breath", "respiration": "breath", "respiration rate": "breath", "respiratory rate": "breath", "awrr": "breath",
+	"temp": "temperature", "temperature": "temperature", "body temperature": "temperature", "t1": "temperature", "t2": "temperature",
 	"weight": "mass", "body weight": "mass", "height": "length", "body height": "length",
-	"bp": "pressure", "nbp": "pressure", "nibp": "pressure", "abp": "pressure", "art": "pressure", "blood pressure": "pressure",
-	"systolic": "pressure", "diastolic": "pressure", "systolic blood pressure": "pressure", "diastolic blood pressure": "pressure", "mean blood pressure": "pressure",
+	"bp": "pressure", "blood pressure": "pressure", "systolic": "pressure", "diastolic": "pressure",
+	"systolic blood pressure": "pressure", "diastolic blood pressure": "pressure", "mean blood pressure": "pressure",
+	"nbp": "pressure/cuff", "nibp": "pressure/cuff", "abp": "pressure/artery", "art": "pressure/artery",
+	"cvp": "pressure/vein", "icp": "pressure/skull", "pap": "pressure/lung",
+	"co2": "co2", "etco2": "co2",
 }
 
 // meaning of a label, "" where it has none that is sure.
@@ -32,25 +37,69 @@ func meaning(label string) string {
 	return meanings[string(lower[:len(label)])]
 }
 
+// sameMeaning says whether two meanings may be one: they are the same, or one is the more general.
+func sameMeaning(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	return strings.HasPrefix(b, a) && (len(a) == len(b) || b[len(a)] == '/')
+}
+
 // meaning of a code, "" where labels could not tell it from others.
 func (id *ident) meaning() string {
-	var d dimension
-	var refid, loinc string
-	switch {
-	case id.term != nil && len(id.term.dimensions) == 1:
-		d, refid = id.term.dimensions[0], id.term.coding.Display
-	case id.term == nil && id.loinc != nil:
-		d, loinc = id.loinc.dimension, id.loinc.coding.Code
-	}
-	switch d {
-	case "percent":
-		return "saturation"
-	case "rate":
-		if strings.Contains(refid, "RESP") || loinc == "9279-1" {
+	if id.term == nil {
+		if id.loinc == nil {
+			return ""
+		}
+		if id.loinc.dimension == "rate" && id.loinc.coding.Code == "9279-1" {
 			return "breath"
 		}
-		return "heart"
-	case "temperature", "mass", "length", "pressure":
+		return meaningOf(id.loinc.dimension, "")
+	}
+	if strings.Contains(id.term.coding.Display, "_CO2") && !strings.Contains(id.term.coding.Display, "RESP_RATE") {
+		return "co2"
+	}
+	if len(id.term.dimensions) != 1 {
+		return ""
+	}
+	return meaningOf(id.term.dimensions[0], id.term.coding.Display)
+}
+
+// meaningOf gives the meaning of an amount of dimension d; refid is "" of the LOINC codes in use, which are vital signs.
+func meaningOf(d dimension, refid string) string {
+	switch d {
+	case "percent":
+		if strings.Contains(refid, "_SAT_O2") || refid == "" {
+			return "saturation"
+		}
+	case "rate":
+		switch {
+		case strings.Contains(refid, "RESP"):
+			return "breath"
+		case strings.Contains(refid, "_V_P_C"):
+			return "ectopy"
+		case refid == "", strings.Contains(refid, "HEART"), strings.Contains(refid, "PULS"), strings.Contains(refid, "CARD_BEAT"):
+			return "heart"
+		}
+	case "pressure":
+		switch {
+		case strings.Contains(refid, "NONINV"), strings.Contains(refid, "CUFF"):
+			return "pressure/cuff"
+		case strings.Contains(refid, "PULM"):
+			return "pressure/lung"
+		case strings.Contains(refid, "BLD_ART"):
+			return "pressure/artery"
+		case strings.Contains(refid, "BLD_VEN"), strings.Contains(refid, "ATR_RIGHT"):
+			return "pressure/vein"
+		case strings.Contains(refid, "CRAN"):
+			return "pressure/skull"
+		case strings.Contains(refid, "AORT"):
+			return "pressure/aorta"
+		case refid != "" && !strings.Contains(refid, "PRESS_BLD"):
+			return "pressure/other"
+		}
+		return string(d)
+	case "temperature", "mass", "length":
 		return string(d)
 	}
 	return ""

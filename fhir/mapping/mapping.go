@@ -43,7 +43,7 @@ type Context struct {
 }
 
 // Units are the unit settings (UCUM) of a monitor that sends none. Empty: not known, then such values stand under
-// local codes. Rates and percentages need no setting.
+// local codes, unless the dialect fixes the unit ([units]): rates and percentages have no setting on a monitor.
 type Units struct{ Pressure, Temperature, Length, Mass string }
 
 func (u *Units) of(d dimension) string {
@@ -93,13 +93,15 @@ const (
 	EventLabelDiffers    = "label-differs"      // a known number under an unusual label
 	EventUnitConflict    = "unit-conflict"      // number and text of the unit disagree
 	EventUnitUnknown     = "unit-unknown"       // unit not in the table
-	EventUnitMissing     = "unit-missing"       // none sent, and the code allows several
+	EventUnitMissing     = "unit-missing"       // none sent, and neither dialect nor configuration fixes it
 	EventUnitMisfit      = "unit-misfit"        // the unit's dimension does not fit the code
 	EventImplausible     = "implausible"        // physically impossible value
 	EventNotANumber      = "not-a-number"       // text where the code wants a number
 	EventNumberBent      = "number-form"        // the number was brought into a legal form
 	EventParts           = "value-parts"        // a value with components or repetitions that its type does not have
-	EventTest            = "test-data"          // OBX-8 DEMO or TEST, or MSH-11 of training
+	EventTest            = "test-data"          // OBX-8 DEMO or TEST, or MSH-11 of debugging or training
+	EventOrder           = "pressures-disorder" // systolic, mean and diastolic pressure contradict each other
+	EventLimits          = "limits-unreadable"  // OBX-7 is not used as limits
 	EventInvalid         = "flagged-invalid"    // OBX-8 INV beside a value
 	EventStatus          = "result-status"      // OBX-11 says that this is no result, beside a value
 	EventSetting         = "setting"            // a setting or configuration row
@@ -111,6 +113,7 @@ const (
 	EventTimeArrival     = "time-of-arrival"    // arrival taken as the time of observation
 	EventZoneUnknown     = "zone-unknown"       // a time without offset, no zone configured: date only
 	EventPatients        = "several-patients"   // more than one patient in the message
+	EventPlaces          = "several-places"     // more than one bed in the message
 	EventPatientField    = "patient-field"      // a PID field that cannot be used
 	EventAssociation     = "association-ended"  // what the message says of the patient ends what the line said before
 	EventTooMany         = "more-events"        // the list was cut
@@ -125,6 +128,8 @@ const (
 	extensionChannel = extensionBase + "channel"    // OBX-4 as sent
 	extensionTime    = extensionBase + "time-basis" // how the effective time was found, where the row does not state it
 	extensionFinding = extensionBase + "finding"    // code of an Event about the row
+	extensionBasis   = extensionBase + "unit-basis" // who fixed the unit, where the row does not state it: a unitBasis constant
+	extensionUnit    = extensionBase + "unit"       // OBX-6 as sent, where the value cannot carry it
 )
 
 // systemKind is the code system of Observation.category for rows that are no measurements.

@@ -11,6 +11,7 @@ import (
 type patient struct {
 	id      string // of the resource
 	key     string // association key, "" where the message gives no number
+	mark    string // what tells his readings from those of others on the same device
 	ids     []fhir.Identifier
 	names   []fhir.HumanName
 	telecom []fhir.ContactPoint
@@ -66,9 +67,10 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 	if len(p.ids) > 0 {
 		id := p.ids[0]
 		p.key = c.join(id.System, "|", id.Assigner, "|", id.Value)
-		p.id = c.uuid("patient", p.key)
+		p.id, p.mark = c.uuid("patient", p.key), p.key
 	} else {
 		p.id, p.key = c.unnumbered(s)
+		p.mark = c.join("name|", c.text(s.Field(5)), "|", c.text(s.Field(7)))
 	}
 	for i := range c.patients {
 		if c.patients[i].id == p.id {
@@ -425,7 +427,7 @@ func (c *Converter) subject(p int32) fhir.Reference {
 // readLocation reads PV1-3 (v2-to-FHIR IG, PL[Location]) as the bed's name: point of care, room, bed; or what the
 // dialect says of it.
 func (c *Converter) readLocation(s hl7.Segment) {
-	if c.d.noBed || c.location.Name != "" {
+	if c.d.noBed || c.places {
 		return
 	}
 	pl := s.Field(3)
@@ -433,7 +435,15 @@ func (c *Converter) readLocation(s hl7.Segment) {
 	if c.d.bed.segment == "PV1" {
 		bed = c.text(c.d.bed.in(s))
 	}
-	c.location = c.place(pl, bed)
+	l := c.place(pl, bed)
+	if c.location.Name != "" && l.Name != "" && l.Name != c.location.Name {
+		c.event(EventPlaces, s, 3, "the message names more than one bed: its devices are said to be at none")
+		c.location, c.places = fhir.Location{}, true
+		return
+	}
+	if l.Name != "" {
+		c.location = l
+	}
 }
 
 // place makes the Location of a PL whose bed is called so.

@@ -31,6 +31,8 @@ type row struct {
 	absent   string // data-absent-reason code
 	unit     *unit
 	unitText string
+	unitBy   string // unitBasis code where the row does not state its unit
+	unitKept bool   // OBX-6 stands beside the value as it was sent
 	limits   fhir.ReferenceRange
 	flags    [4]flag
 	flagged  int
@@ -41,9 +43,10 @@ type row struct {
 
 	alarmPriority, alarmType string // by the dialect
 
-	gone   bool  // written elsewhere, or superseded
-	panel  int32 // the panel that it is part of, -1 none
-	isWave bool
+	gone       bool  // written elsewhere, or superseded
+	panel      int32 // the panel that it is part of, -1 none
+	isWave     bool
+	calculated bool // OBX-17 says so
 }
 
 // ident is what OBX-3 names.
@@ -64,15 +67,17 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	g := &c.groups[groupIndex]
 	r := row{segment: s, patient: patient, panel: -1, metric: -1, group: groupIndex, as: measurement}
 	r.channel = c.text(s.Field(4))
+	ruled := false
 	for i := range c.d.rows {
 		if rule := &c.d.rows[i]; rule.cond.holds(rule.cond.at.in(s).Raw()) {
-			r.as = rule.as
+			r.as, ruled = rule.as, true
 			break
 		}
 	}
-	if c.kind == KindAlarm {
+	switch {
+	case c.kind == KindAlarm && !ruled:
 		r.as = alarm
-	} else if !c.results {
+	case c.kind != KindAlarm && !c.results:
 		r.as = max(r.as, setting)
 	}
 	r.device = c.equipment(s, r.channel, g)
@@ -86,6 +91,7 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	if r.code.term != nil && r.code.term.setting && r.as == measurement {
 		r.as = setting
 	}
+	c.readMethod(&r)
 	r.when = c.when(s, g)
 	if !r.when.own && g.has {
 		r.end = g.end
@@ -95,6 +101,7 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	c.readValue(&r)
 	c.readFlags(&r)
 	c.readStatus(&r)
+	c.keepUnit(&r)
 	c.readLimits(&r)
 	c.judge(&r)
 	if r.as == alarm {
@@ -135,8 +142,8 @@ func (c *Converter) identify(r *row) {
 		r.label = code
 	}
 	conflict := c.lookUp(r, code, name, system)
-	if own := id.meaning(); !conflict && own != "" && (system == "MDC" || system == "LN" || system == "LOINC") {
-		if said := meaning(name); said != "" && said != own {
+	if own := id.meaning(); !conflict && own != "" {
+		if said := meaning(name); said != "" && !sameMeaning(said, own) {
 			c.finding(r, EventCodeConflict, 3, "the code stands under the name of something else")
 			conflict = true
 		}
@@ -213,7 +220,7 @@ func (c *Converter) lookUp(r *row, code, name, system string) (conflict bool) {
 		return false
 	case "MDC", "":
 		number, isNumber := 0, false
-		if n, err := strconv.Atoi(code); err == nil && n >= 0 {
+		if n, ok := wholeNumber(code); ok {
 			number, isNumber = n, true
 		}
 		if system == "" && !strings.HasPrefix(name, "MDC_") && !strings.HasPrefix(code, "MDC_") {
@@ -271,6 +278,12 @@ func inChannels(channel string, channels []string) bool {
 		}
 	}
 	return len(channels) == 0
+}
+
+// wholeNumber reads a code of ISO/IEEE 11073-10101. Only its plain form is one: no sign, no leading zero.
+func wholeNumber(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && n >= 0 && n <= 1<<30 && (s[0] >= '1' || s == "0")
 }
 
 // mdil reads a Philips MDIL number, PPPP-CCCC hexadecimal: partition and term code.
@@ -338,7 +351,7 @@ func lookUpUnit(code, name, system string) (*unit, unitState) {
 			byCode = unitByNumber[n]
 		}
 	case code != "":
-		if n, err := strconv.Atoi(code); err == nil && (system == "MDC" || system == "") {
+		if n, ok := wholeNumber(code); ok && (system == "MDC" || system == "") {
 			byCode = unitByNumber[n]
 		} else if byCode = unitByName[code]; byCode == nil {
 			byCode = unitByText[code]
@@ -396,9 +409,34 @@ func (c *Converter) readUnit(r *row) {
 			r.unitText = ""
 		}
 	case unitConflict:
+		r.unitKept = true
 		c.finding(r, EventUnitConflict, 6, "number and text of the unit disagree")
 	case unitForeign:
+		r.unitKept = v.Comps() > 1
 		c.finding(r, EventUnitUnknown, 6, "the unit is not in the table")
+	}
+}
+
+// keepUnit keeps OBX-6 beside a value that cannot carry it: text has no unit.
+func (c *Converter) keepUnit(r *row) {
+	if r.unitText != "" && r.value.String != "" {
+		r.unitKept = true
+	}
+}
+
+// readMethod reads the category of the metric in OBX-17 (IHE DEV TF Vol. 2, table B.8.6-2): what somebody or something has
+// set is not measured.
+func (c *Converter) readMethod(r *row) {
+	f := r.segment.Field(17)
+	for i := 1; i <= f.Reps() && i <= maxRepetitions; i++ {
+		switch string(f.Rep(i).Comp(1).Raw()) {
+		case "ASET", "MSET":
+			if r.as == measurement {
+				r.as = setting
+			}
+		case "ACALC", "MCALC":
+			r.calculated = true
+		}
 	}
 }
 
@@ -436,6 +474,16 @@ func (c *Converter) readStatus(r *row) {
 	}
 }
 
+// isResult says whether OBX-11 lets the row be one (HL7 table 0085). A field that is not sent says nothing against it; a code
+// that is none of the table is not known to say that it is.
+func isResult(status []byte) bool {
+	switch string(status) {
+	case "", "F", "V", "U", "C", "A", "B", "P", "R", "S":
+		return true
+	}
+	return false
+}
+
 // flag is one OBX-8 repetition as an interpretation: a code, or the field as it was sent.
 type flag struct {
 	coding fhir.Coding
@@ -451,6 +499,7 @@ var (
 	labelUncertain   = fhir.Coding{System: fhir.SystemReliability, Code: "UNCERTREL", Display: "uncertain reliability"}
 	labelReliable    = fhir.Coding{System: fhir.SystemReliability, Code: "HRELIABLE", Display: "highly reliable"}
 	statusByFlag     = map[string]string{"QUES": "questionable", "CAL": "calibration-ongoing", "VAL": "validated-data", "EARLY": "early-indication", "BUSY": "msmt-ongoing", "ALACT": "in-alarm", "ALINH": "al-inhibited"}
+	absentByFlag     = map[string]string{"NAV": "temp-unknown", "NI": "unknown", "OFF": "not-performed", "NA": "not-applicable", "MSK": "masked", "OTH": "unsupported", "NAN": "not-a-number", "PINF": "positive-infinity", "NINF": "negative-infinity"}
 	abnormalityCodes = map[string]bool{"N": true, "L": true, "LL": true, "H": true, "HH": true, "A": true, "AA": true, "<": true, ">": true, "U": true, "D": true, "B": true, "W": true, "R": true, "I": true, "S": true, "POS": true, "NEG": true, "IND": true, "DET": true, "ND": true, "E": true}
 )
 
@@ -475,13 +524,8 @@ func (c *Converter) readFlags(r *row) {
 				c.finding(r, EventInvalid, 8, "the value is flagged as invalid: kept, not charted")
 			}
 			continue
-		case "NAV", "NI", "OFF":
-			reason := "temp-unknown"
-			if s == "NI" {
-				reason = "unknown"
-			} else if s == "OFF" {
-				reason = "not-performed"
-			}
+		case "NAV", "NI", "OFF", "NA", "MSK", "OTH", "NAN", "PINF", "NINF":
+			reason := absentByFlag[s]
 			if r.value.Empty() {
 				r.absent = reason
 			} else {
@@ -489,8 +533,14 @@ func (c *Converter) readFlags(r *row) {
 				c.finding(r, EventInvalid, 8, "the value is flagged as not available: kept, not charted")
 			}
 			continue
-		case "QUES", "CAL":
+		case "QUES":
 			r.label0(labelUncertain)
+		case "CAL": // what a channel shows while it is calibrated is not the patient's
+			r.label0(labelUnreliable)
+			if !r.value.Empty() {
+				r.demoted = true
+				c.finding(r, EventInvalid, 8, "the channel is being calibrated: the value is kept, not charted")
+			}
 		case "VAL":
 			r.label0(labelReliable)
 		case "BUSY":
@@ -530,34 +580,74 @@ func (r *row) label0(k fhir.Coding) {
 
 var alarmLimits = fhir.Coding{System: "http://hl7.org/fhir/uv/pocd/CodeSystem/reference-range-type", Code: "alarm-limits", Display: "Alarm limits"}
 
-// readLimits reads OBX-7: low-high, low^high, <high, >low (uv-pocd mappingv2, OBX-7).
+// readLimits reads OBX-7: low-high, low^high, <high, >low (HL7 v2.9 §7.4.2.7; uv-pocd mappingv2, OBX-7). What cannot be read as
+// limits without a guess stays text, and an Event says so. A number that means "no value" is no limit.
 func (c *Converter) readLimits(r *row) {
 	v := r.segment.Field(7)
 	if v.Empty() || v.Null() || r.value.Empty() && r.absent == "" {
 		return
 	}
 	r.limits.Text = c.text(v)
-	low, high := "", ""
-	if v.Comps() == 2 {
-		low, high = c.text(v.Comp(1)), c.text(v.Comp(2))
-	} else if s := r.limits.Text; strings.HasPrefix(s, "<") {
-		high = strings.TrimPrefix(s[1:], "=")
-	} else if strings.HasPrefix(s, ">") {
-		low = strings.TrimPrefix(s[1:], "=")
-	} else if len(s) > 1 {
-		if dash := strings.IndexByte(s[1:], '-'); dash >= 0 {
-			low, high = s[:dash+1], s[dash+2:]
+	var low, high string
+	var ok bool
+	if v.Reps() == 1 && v.Comps() == 2 {
+		low, high, ok = c.text(v.Comp(1)), c.text(v.Comp(2)), true
+	} else if v.Reps() == 1 && v.Comps() == 1 {
+		low, high, ok = splitLimits(r.limits.Text)
+	}
+	lowest, ok1 := c.limit(r, low)
+	highest, ok2 := c.limit(r, high)
+	if !ok || !ok1 || !ok2 {
+		if strings.ContainsAny(r.limits.Text, "0123456789") {
+			c.finding(r, EventLimits, 7, "the limits cannot be read: kept as text")
+		}
+		return
+	}
+	if lowest != "" && highest != "" {
+		x, _ := strconv.ParseFloat(lowest, 64) // both are decimals
+		if y, _ := strconv.ParseFloat(highest, 64); x > y {
+			c.finding(r, EventLimits, 7, "the low limit is above the high one: kept as text")
+			return
 		}
 	}
-	if n, _, ok := fhir.Decimal(low); ok {
-		r.limits.Low = r.quantity(n, "")
+	if lowest != "" {
+		r.limits.Low = r.quantity(lowest, "")
 	}
-	if n, _, ok := fhir.Decimal(high); ok {
-		r.limits.High = r.quantity(n, "")
+	if highest != "" {
+		r.limits.High = r.quantity(highest, "")
 	}
-	if c.d.limits == "alarm" && !(r.limits.Low.Value == "" && r.limits.High.Value == "") {
+	if c.d.limits == "alarm" && lowest+highest != "" {
 		r.limits.Type = c.concept("", alarmLimits)
 	}
+}
+
+// limit reads one limit, "" where it is none. ok is false where it is neither a number nor a word for "none".
+func (c *Converter) limit(r *row, s string) (number string, ok bool) {
+	if s = strings.TrimSpace(s); s == "" || isMarks(s) {
+		return "", true
+	}
+	number, _, ok = fhir.Decimal(s)
+	if ok && c.sentinel(r, number) {
+		return "", true
+	}
+	return number, ok
+}
+
+// splitLimits reads low-high, <high, <=high, >low, >=low. A dash after a digit parts two numbers, any other is a sign; a number that
+// stands alone is no range.
+func splitLimits(s string) (low, high string, ok bool) {
+	switch {
+	case strings.HasPrefix(s, "<"):
+		return "", strings.TrimPrefix(s[1:], "="), len(s) > 1
+	case strings.HasPrefix(s, ">"):
+		return strings.TrimPrefix(s[1:], "="), "", len(s) > 1
+	}
+	for i := 1; i < len(s)-1; i++ {
+		if before := strings.TrimRight(s[:i], " "); s[i] == '-' && before != "" && (before[len(before)-1] >= '0' && before[len(before)-1] <= '9' || before[len(before)-1] == '.') {
+			return s[:i], s[i+1:], true
+		}
+	}
+	return "", "", false
 }
 
 // judge decides whether the row stands under its standard code.
@@ -569,7 +659,7 @@ func (c *Converter) judge(r *row) {
 	if !hasValue && string(r.segment.Field(11).Raw()) == "N" { // v2-to-FHIR IG, OBX-11
 		r.absent = "not-asked"
 	}
-	if hasValue && (r.status == "cancelled" || r.status == "entered-in-error") {
+	if hasValue && !isResult(r.segment.Field(11).Raw()) {
 		c.finding(r, EventStatus, 11, "OBX-11 says that this is no result: the value is kept, not charted")
 		r.demoted = true
 	}
@@ -594,7 +684,10 @@ func (c *Converter) judge(r *row) {
 	}
 	dims := id.term != nil && len(id.term.dimensions) > 0 || id.term == nil
 	if !dims { // a term that is no amount: its text or code is the value
-		r.standard = !r.numeric || r.unit != nil || r.unitText == ""
+		amount := r.unit != nil && r.unit.dimension != "number" || r.unit == nil && r.unitText != "" || r.value.RangeLow.Value != "" || r.value.Numerator.Value != ""
+		if r.standard = !amount; amount {
+			c.finding(r, EventUnitMisfit, 6, "the code is not known to be an amount of that unit")
+		}
 		r.loinc = [2]*loincCode{}
 		return
 	}
@@ -606,10 +699,15 @@ func (c *Converter) judge(r *row) {
 		return
 	}
 	if r.value.RangeLow.Value != "" {
-		if r.standard = id.term != nil && r.unit != nil && id.term.allows(r.unit.dimension); !r.standard {
-			c.finding(r, EventUnitMisfit, 6, "the unit of the range does not fit the code")
-		}
 		r.loinc = [2]*loincCode{}
+		switch fits := id.term != nil && r.unit != nil && id.term.allows(r.unit.dimension); {
+		case !fits:
+			c.finding(r, EventUnitMisfit, 6, "the unit of the range does not fit the code")
+		case !r.possible(r.value.RangeLow.Value) || !r.possible(r.value.RangeHigh.Value):
+			c.finding(r, EventImplausible, 5, "physically impossible value: kept, not charted")
+		default:
+			r.standard = true
+		}
 		return
 	}
 	if !r.numeric {
@@ -618,7 +716,7 @@ func (c *Converter) judge(r *row) {
 	}
 	if r.unit == nil {
 		if r.unitText == "" && !c.implyUnit(r) {
-			c.finding(r, EventUnitMissing, 6, "no unit was sent and the code allows several: set the monitor's units in its configuration")
+			c.finding(r, EventUnitMissing, 6, "no unit was sent, and neither the dialect nor the monitor's configuration fixes it: kept, not charted")
 		}
 		if r.unit == nil {
 			return
@@ -629,9 +727,7 @@ func (c *Converter) judge(r *row) {
 		c.finding(r, EventUnitMisfit, 6, "the unit does not fit the code")
 		return
 	}
-	x, err := strconv.ParseFloat(r.value.Quantity.Value, 64)
-	amount := x*r.unit.factor + r.unit.offset
-	if err != nil || id.term != nil && !id.term.limits.holds(amount) || r.loinc[0] != nil && r.loinc[0].dimension == r.unit.dimension && !r.loinc[0].limits.holds(amount) {
+	if !r.possible(r.value.Quantity.Value) {
 		c.finding(r, EventImplausible, 5, "physically impossible value: kept, not charted")
 		return
 	}
@@ -650,7 +746,22 @@ func (c *Converter) judge(r *row) {
 	}
 }
 
-// implyUnit sets the unit of a row that sent none: the only one that the code's dimension has, or the monitor's setting.
+// possible says whether the number, in the row's unit, is physically possible for what the row names.
+func (r *row) possible(number string) bool {
+	x, err := strconv.ParseFloat(number, 64)
+	amount := x*r.unit.factor + r.unit.offset
+	return err == nil && (r.code.term == nil || r.code.term.limits.holds(amount)) &&
+		(r.loinc[0] == nil || r.loinc[0].dimension != r.unit.dimension || r.loinc[0].limits.holds(amount))
+}
+
+// Codes of the unit-basis extension.
+const (
+	unitConfigured = "unit-configured" // a setting of the monitor, from its configuration
+	unitOfDialect  = "unit-dialect"    // the family knows no other
+)
+
+// implyUnit sets the unit of a row that sent none: the monitor's setting, else the one that its dialect fixes (docs/adr/0012).
+// Whose word it is stands in the Observation.
 func (c *Converter) implyUnit(r *row) bool {
 	dims := r.code.term
 	var d dimension
@@ -662,14 +773,14 @@ func (c *Converter) implyUnit(r *row) bool {
 	default:
 		return false
 	}
-	u := implied[d]
+	u, by := unitByText[c.at.Units.of(d)], unitConfigured
 	if u == nil {
-		u = unitByText[c.at.Units.of(d)]
+		u, by = c.d.units[d], unitOfDialect
 	}
 	if u == nil || u.dimension != d {
 		return false
 	}
-	r.unit = u
+	r.unit, r.unitBy = u, by
 	r.value.Quantity = r.quantity(r.value.Quantity.Value, r.value.Quantity.Comparator)
 	if r.limits.Low.Value != "" {
 		r.limits.Low = r.quantity(r.limits.Low.Value, "")

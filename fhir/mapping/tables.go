@@ -77,8 +77,6 @@ var (
 	termByNumber = map[int]*term{}
 	termByName   = map[string]*term{}
 	loincByCode  = map[string]*loincCode{}
-	// implied holds the unit of the dimensions that know only one, so that a missing unit is no doubt.
-	implied = map[dimension]*unit{}
 	// base is the first unit of each dimension, in which limits are given.
 	base = map[dimension]*unit{}
 )
@@ -123,8 +121,6 @@ func loadTables() error {
 	if err != nil {
 		return err
 	}
-	implied["rate"] = unitByText["/min"]
-	implied["percent"] = unitByText["%"]
 	err = readTable(dataFiles, "data/loinc.tsv", 9, func(f []string) error {
 		l := &loincCode{coding: fhir.Coding{System: fhir.SystemLOINC, Code: f[0], Display: f[1]}, units: strings.Fields(f[3]), dimension: dimension(f[4])}
 		if f[2] != "" {

@@ -162,6 +162,10 @@ func (c *Converter) when(s hl7.Segment, g *group) stamp {
 		st.own = true
 		return st
 	}
+	if raw := s.Field(14).Raw(); len(raw) > 0 && strings.Trim(string(raw), `0.+- "`) != "" {
+		// The row has a time of its own that cannot be read. Its order's is another: an old pressure would look new.
+		return stamp{raw: c.text(s.Field(14)), own: true, absent: "unknown"}
+	}
 	if g.has {
 		return g.start
 	}

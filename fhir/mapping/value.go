@@ -150,6 +150,9 @@ func (c *Converter) readStructured(r *row, v hl7.Value) {
 		comparator = ""
 	}
 	switch {
+	case v.Reps() == 1 && ok1 && comparator == "" && separator == "" && v.Comp(4).Empty() && c.sentinel(r, first):
+		r.absent = "unknown"
+		return
 	case v.Reps() > 1 || v.Comps() > 4 || !ok1:
 	case separator == "" && v.Comp(4).Empty() && oneOf(comparator, "", "<", "<=", ">", ">="):
 		r.numeric = true

@@ -519,7 +519,7 @@ func readingOf(r *resource, find func(*reference) *resource) reading {
 		}
 	}
 	for _, e := range r.Extension {
-		if e.ValueCode == nil || e.URL != ownExtension+"finding" && e.URL != ownExtension+"time-basis" {
+		if e.ValueCode == nil || e.URL != ownExtension+"finding" && e.URL != ownExtension+"time-basis" && e.URL != ownExtension+"unit-basis" {
 			continue
 		}
 		words, known := findings[*e.ValueCode]

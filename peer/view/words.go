@@ -147,7 +147,7 @@ var interpretations = map[string]string{
 // reliability: HL7 v3 ObservationValue, as a security label.
 var reliability = map[string]string{"UNRELIABLE": "unreliable", "UNCERTREL": "uncertain"}
 
-// findings of data quality about one value, and how its time was found; "" is nothing worth a word here.
+// findings of data quality about one value, and how its time and unit were found; "" is nothing worth a word here.
 var findings = map[string]string{
 	"code-conflict":      "number and name of the code disagree",
 	"code-unknown":       "the code is not known",
@@ -166,6 +166,8 @@ var findings = map[string]string{
 	"setting":            "a setting, not a measurement",
 	"sentinel-beside":    "",
 	"samples-unreadable": "samples that cannot be drawn",
+	"pressures-disorder": "systolic, mean and diastolic contradict each other",
+	"limits-unreadable":  "",
 	"time-unreadable":    "its time cannot be read",
 	"time-missing":       "no time was sent",
 	"time-of-message":    "time of the message",
@@ -176,6 +178,8 @@ var findings = map[string]string{
 	"zone-utc":           "zone UTC by rule",
 	"zone-unknown":       "time zone unknown",
 	"zone-ambiguous":     "hour that exists twice",
+	"unit-configured":    "unit as configured",
+	"unit-dialect":       "unit by rule",
 }
 
 // protectionWords says how a box keeps its key, in the words every page uses. Anything unknown is not taken for hardware.

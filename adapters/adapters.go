@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -95,6 +97,30 @@ func (f *Frame) Reply(acks ...[]byte) error {
 		return fmt.Errorf("cannot answer monitor %s over %s: %w", f.Monitor, f.Via, err)
 	}
 	return nil
+}
+
+// Split makes frames of the messages that f holds, each to be answered for itself. When all are answered, f is, with their answers in
+// order. What was noted of f holds for each of them.
+func (f *Frame) Split(messages [][]byte) []*Frame {
+	if len(messages) == 1 {
+		return []*Frame{f}
+	}
+	var mu sync.Mutex
+	answers, left := make([][][]byte, len(messages)), len(messages)
+	parts := make([]*Frame, len(messages))
+	for i, data := range messages {
+		parts[i] = NewFrame(f.Monitor, f.Via, data, f.Arrived, f.Notes, func(acks ...[]byte) error {
+			mu.Lock()
+			defer mu.Unlock()
+			answers[i] = acks
+			if left--; left > 0 {
+				return nil
+			}
+			return f.Reply(slices.Concat(answers...)...)
+		})
+		parts[i].Line = f.Line
+	}
+	return parts
 }
 
 // Adapter reads one monitor for as long as ctx lives. It reconnects, listens again and opens again by itself, and returns

@@ -75,6 +75,7 @@ type batch struct {
 	messages   int
 	failed     int
 	message    hl7.Message
+	joiner     hl7.Joiner
 }
 
 // longestMessage bounds one message of a file, in bytes.
@@ -117,6 +118,10 @@ func (b *batch) file(ctx context.Context, name string) error {
 		}
 		return b.fail(name, n+1, &hl7.Error{Code: hl7.CodeInternal, What: err.Error(), Remedy: "check that this is a file of HL7 v2 messages"})
 	}
+	if b.joiner.Waiting() {
+		b.joiner = hl7.Joiner{}
+		return b.fail(name, n, &hl7.Error{Code: hl7.CodeSegmentSequence, Segment: "DSC", What: "the message is to be continued and the file ends", Remedy: "get the rest; a value cut in the middle reads like a good one"})
+	}
 	if n == 0 {
 		return b.fail(name, 1, &hl7.Error{Code: hl7.CodeFieldMissing, Segment: "MSH", What: "there is no message in the file", Remedy: "check that this is a file of HL7 v2 messages"})
 	}
@@ -129,6 +134,16 @@ func (b *batch) one(name string, n int, raw []byte) error {
 	}
 	if err := b.message.Reset(raw, hl7.DefaultLimits); err != nil {
 		return b.fail(name, n, err)
+	}
+	switch whole, waiting, err := b.joiner.Take(&b.message); {
+	case err != nil:
+		return b.fail(name, n, err)
+	case waiting: // the Bundle is that of the whole message
+		return nil
+	case whole != nil:
+		if err := b.message.Reset(whole, hl7.DefaultLimits); err != nil {
+			return b.fail(name, n, err)
+		}
 	}
 	d := b.given
 	if d == nil {

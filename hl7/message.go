@@ -132,6 +132,9 @@ func (m *Message) reset(raw []byte, lim Limits) *Error {
 	if e := m.readDelimiters(start, end); e != nil {
 		return e
 	}
+	if e := m.grownTogether(start, end); e != nil {
+		return e
+	}
 	x := indexer{m: m, body: raw[:end], start: start, lim: lim}
 	high, e := x.run()
 	if e != nil {
@@ -314,6 +317,28 @@ func (m *Message) readDelimiters(start, end int) *Error {
 	return nil
 }
 
+// grownTogether refuses two messages of which the end of the first was lost with the start of the second's frame: the patient
+// and the values of the one would be read as the other's. Text does not quote a whole MSH-1 and MSH-2.
+func (m *Message) grownTogether(start, end int) *Error {
+	const least = len(`MSH|^~&`)
+	list := start + 4
+	for list < end && isDelimiter(m.raw[list]) && m.raw[list] != m.delims.Field {
+		list++
+	}
+	header := m.raw[start:list]
+	if len(header) < least {
+		return nil
+	}
+	if i := bytes.Index(m.raw[list:end], header); i >= 0 {
+		return twoMessages(list + i)
+	}
+	return nil
+}
+
+func twoMessages(at int) *Error {
+	return &Error{Code: CodeSegmentSequence, Segment: "MSH", Sequence: 2, Offset: at, What: "cannot read two messages as one", Remedy: "each message needs its own frame"}
+}
+
 // indexer finds segments and fields.
 type indexer struct {
 	m       *Message
@@ -484,7 +509,7 @@ func (x *indexer) closeSegment(end int) *Error {
 		s.name = packName(b[blank : blank+3])
 		s.sequence = m.occurred(s.name)
 		if s.name == nameMSH && s.sequence > 1 {
-			return &Error{Code: CodeSegmentSequence, Segment: "MSH", Sequence: 2, Offset: start, What: "cannot read two messages as one", Remedy: "each message needs its own frame"}
+			return twoMessages(start)
 		}
 		if s.name == nameADD || s.name == nameDSC {
 			m.note(FindingContinuation, "", "the message is a part of a longer one (ADD or DSC)")

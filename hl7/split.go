@@ -1,5 +1,7 @@
 package hl7
 
+import "bytes"
+
 // SplitMessages is a bufio.SplitFunc that cuts a file into messages: bare one
 // after the other, MLLP-wrapped, with CR, LF or CR LF, in batches. Header and
 // trailer lines of batches (FHS BHS BTS FTS) and blank bytes between messages
@@ -83,4 +85,36 @@ func isEnvelope(b []byte, i int) bool {
 		}
 	}
 	return false
+}
+
+// Messages cuts what stands in one frame into its messages, in order, with nothing left out: the header lines of a batch go
+// with the message after them, all else with the message before it. A frame of one message, or of none, is one part.
+func Messages(frame []byte) [][]byte {
+	if first := bytes.Index(frame, []byte("MSH")); first < 0 || bytes.Index(frame[first+3:], []byte("MSH")) < 0 {
+		return [][]byte{frame} // as nearly all are
+	}
+	var parts [][]byte
+	from, header, found := 0, -1, false
+	for at := 0; at < len(frame); at++ { // at the start of a line
+		switch i := at + markLen(frame[at:]); {
+		case isHeaderAt(frame, i, "MSH"):
+			cut := at
+			if header >= 0 {
+				cut, header = header, -1
+			}
+			if found {
+				parts = append(parts, frame[from:cut:cut])
+				from = cut
+			}
+			found = true
+		case header < 0 && (isHeaderAt(frame, i, "FHS") || isHeaderAt(frame, i, "BHS")):
+			header = at
+		}
+		n := bytes.IndexAny(frame[at:], "\r\n\v\x1c")
+		if n < 0 {
+			break
+		}
+		at += n
+	}
+	return append(parts, frame[from:])
 }

@@ -78,6 +78,59 @@ func TestFilesAreCutIntoMessages(t *testing.T) {
 	}
 }
 
+func TestMessagesOfAFrame(t *testing.T) { // §2.10.3
+	const a, b = `MSH|^~\&|A` + "\rPID|1\r", `MSH|^~\&|B` + "\rPID|2\r"
+	lf := strings.NewReplacer("\r", "\n")
+	for _, c := range []struct {
+		name  string
+		parts []string // of which the frame is made
+	}{
+		{"one", []string{a}},
+		{"none", []string{"FHS|^~\\&\rFTS|0\r"}},
+		{"nothing", []string{""}},
+		{"two", []string{a, b}},
+		{"three with LF", []string{lf.Replace(a), lf.Replace(b), lf.Replace(a)}},
+		{"blank lines between", []string{a + "\r\n\r\n", b}},
+		{"framing bytes between", []string{a + "\x1c\r\v", b}},
+		{"a batch", []string{"FHS|^~\\&|F\rBHS|^~\\&|B\r" + a, b + "BTS|2\rFTS|1\r"}},
+		{"a batch that ends without its trailer", []string{"BHS|^~\\&|B\r" + a, b}},
+		{"two batches", []string{"BHS|^~\\&|B\r" + a + "BTS|1\r", "BHS|^~\\&|B\r" + b + "BTS|1\r"}},
+		{"a batch without a message before one", []string{"BHS|^~\\&\rBTS|0\rBHS|^~\\&\r" + a, b}},
+		{"junk first", []string{"# exported\r" + a, b}},
+		{"junk between", []string{a + "noise\r", b}},
+		{"byte order marks", []string{"\xef\xbb\xbf" + a, "\xef\xbb\xbf" + b}},
+		{"MSH in a text", []string{a + "NTE|1||MSH|^~ is the header\r", b}},
+		{"MSH in a text of the only one", []string{a + "NTE|1||see MSH|\r"}},
+		{"the end lost", []string{`MSH|^~\&|A` + "\rOBX|1|NM|||12" + b}}, // Parse refuses it
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			for _, p := range Messages([]byte(strings.Join(c.parts, ""))) {
+				got = append(got, string(p))
+			}
+			if !slices.Equal(got, c.parts) {
+				t.Errorf("\n got %q\nwant %q", got, c.parts)
+			}
+		})
+	}
+}
+
+// Two messages that have grown together are the wrong patient's values: nothing is read from them.
+func TestMessagesThatHaveGrownTogetherAreRefused(t *testing.T) {
+	for _, c := range []string{
+		header + "\rOBX|1|NM|a||12" + header + "\rOBX|1|NM|a||80\r",
+		header + "\rOBX|1|NM|a||12\v" + header + "\r",
+		header + "\r" + header + "\r",
+		"MSH!@%*$!A\rOBX!1!NM!a!!12MSH!@%*$!B\r",
+	} {
+		_, err := Parse([]byte(c))
+		if e, ok := errors.AsType[*Error](err); !ok || e.Location() != "MSH[2]" || e.Offset == 0 {
+			t.Errorf("%q: %v", c, err)
+		}
+	}
+	parse(t, header+"\rNTE|1||MSH\\F\\^~\\E\\& is how a message begins\r")
+}
+
 func TestContinuedMessagesAreJoined(t *testing.T) { // §2.10.2
 	one := parse(t, `MSH|^~\&|A||||||ORU^R01|1|P|2.5`+"\rOBR|1\rOBX|1|FT|a||This is the first \rDSC|K7|F\r")
 	two := parse(t, `MSH|^~\&|A||||||ORU^R01|2|P|2.5||K7`+"\rADD|and this the second\rADD| part|||||F\rOBX|2|NM|b||1\r")
@@ -108,6 +161,62 @@ func TestContinuedMessagesAreJoined(t *testing.T) { // §2.10.2
 	}
 	if raw, err := Join(nil); len(raw) != 0 || err != nil {
 		t.Errorf("nothing joined gives %q, %v", raw, err)
+	}
+}
+
+// A joiner gives the whole with the last part, and never a part as if it were whole.
+func TestAJoinerTakesPartsAsTheyCome(t *testing.T) { // §2.10.2
+	part := func(from, to, rest string) *Message {
+		raw := `MSH|^~\&|A||||||ORU^R01|1|P|2.5||` + from + "\r" + rest
+		if to != "" {
+			raw += "DSC|" + to + "|F\r"
+		}
+		return parse(t, raw)
+	}
+	alone, first := part("", "", "OBX|1|NM|a||7\r"), part("", "K1", "OBX|1|NM|a||12\r")
+	second, last := part("K1", "K2", "ADD|0\r"), part("K2", "", "ADD||||||F\r")
+	take := func(j *Joiner, m *Message) string {
+		whole, waiting, err := j.Take(m)
+		switch {
+		case err != nil && (whole != nil || waiting), whole != nil && waiting, waiting != j.Waiting():
+			t.Fatalf("%q, waiting %v (%v), %v", whole, waiting, j.Waiting(), err)
+		case err != nil:
+			return "error"
+		case waiting:
+			return "waiting"
+		case whole != nil:
+			return parse(t, string(whole)).Segment(1).Field(5).String()
+		}
+		return "alone"
+	}
+	for _, c := range []struct {
+		name  string
+		parts []*Message
+		want  string
+	}{
+		{"three parts", []*Message{first, second, last}, "waiting waiting 120"},
+		{"alone", []*Message{alone, alone}, "alone alone"},
+		{"begun and not finished", []*Message{first, alone, second}, "waiting alone error"},
+		{"begun again", []*Message{first, first, second, last}, "waiting waiting waiting 120"},
+		{"a part is missing", []*Message{first, last, alone}, "waiting error alone"},
+		{"the beginning is missing", []*Message{last, first, second, last}, "error waiting waiting 120"},
+		{"a pointer that nothing continues", []*Message{part("K9", "", "OBX|1|NM|a||7\r")}, "alone"},
+		{"its own continuation", []*Message{part("", "", "OBX|1|NM|a||1\rADD|2\r")}, "12"},
+		{"an empty pointer", []*Message{parse(t, header+"\rOBX|1|NM|a||7\rDSC||F\r")}, "alone"},
+	} {
+		var j Joiner
+		var got []string
+		for _, m := range c.parts {
+			got = append(got, take(&j, m))
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %v, want %s", c.name, got, c.want)
+		}
+	}
+	var j Joiner
+	long := part("K1", "K1", "NTE|1||"+strings.Repeat("x", 300_000)+"\r")
+	if got := take(&j, first) + take(&j, long) + take(&j, long) + take(&j, long) + take(&j, long); got != "waitingwaitingwaitingwaitingerror" {
+		t.Errorf("parts without end: %s", got)
 	}
 }
 

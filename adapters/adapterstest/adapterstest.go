@@ -20,7 +20,7 @@ import (
 )
 
 // Patience is how long a test waits for what must happen.
-const Patience = 10 * time.Second
+const Patience = 60 * time.Second
 
 // Rig is an adapter and the monitor's end of its line. Framing is mllp.
 type Rig struct {

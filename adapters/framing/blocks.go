@@ -24,10 +24,10 @@ func (d *Decoder) blocks(p []byte) {
 			p = p[i+1:]
 
 		case inside:
-			n := indexControl(p)
+			n, found := indexControl(p)
 			d.take(p[:n])
-			if p = p[n:]; len(p) == 0 {
-				return
+			if p = p[n:]; !found {
+				continue
 			}
 			switch {
 			case p[0] == fs:
@@ -76,7 +76,7 @@ func (d *Decoder) blocks(p []byte) {
 			case fs:
 				d.notes |= doubledEnd
 				d.held = append(d.held, fs)
-				if len(d.held) > 8 { // not a doubled end any more
+				if len(d.held) > maxHeld { // not a doubled end any more
 					d.keepHeld()
 				}
 				p = p[1:]
@@ -86,6 +86,9 @@ func (d *Decoder) blocks(p []byte) {
 		}
 	}
 }
+
+// maxHeld bounds the control bytes that are held while it is open what they are.
+const maxHeld = 8
 
 // keepHeld makes the held control bytes part of the message.
 func (d *Decoder) keepHeld() {
@@ -132,13 +135,16 @@ func (d *Decoder) header(p []byte) (match, possible bool) {
 
 func digit(b byte) bool { return '0' <= b && b <= '9' }
 
-// indexControl is the place of the first 0B or 1C in p, or len(p).
-func indexControl(p []byte) int {
+// indexControl is the place of the first 0B or 1C in p, or how much of p has none. It looks only a little ahead: of a run of one
+// of the two it would else search the whole rest for the other, at each byte.
+func indexControl(p []byte) (n int, found bool) {
+	p = p[:min(len(p), 512)]
+	n = len(p)
 	if i := bytes.IndexByte(p, fs); i >= 0 {
-		p = p[:i]
+		n = i
 	}
-	if i := bytes.IndexByte(p, vt); i >= 0 {
-		return i
+	if i := bytes.IndexByte(p[:n], vt); i >= 0 {
+		n = i
 	}
-	return len(p)
+	return n, n < len(p)
 }

@@ -91,7 +91,7 @@ const (
 	outside  state = iota // between messages
 	inside                // in a message
 	afterVT               // in a message, and a 0B came: is it the start of the next one?
-	afterFS               // in a message, and a 1C came: is it the end?
+	afterFS               // in a message (unframed: within a segment), and a 1C came: is it the end?
 	lineHead              // unframed: at the start of a segment, which may be the header of the next message
 )
 
@@ -144,6 +144,12 @@ func (d *Decoder) Write(p []byte, emit func(Message)) {
 func (d *Decoder) Silence(emit func(Message)) {
 	d.emit = emit
 	switch {
+	case d.framing == adapters.Unframed && d.state == afterFS:
+		if bytes.IndexByte(d.held, cr) > 0 {
+			d.notes |= idleEnded
+			d.release('f')
+			d.finish()
+		}
 	case d.state == afterFS:
 		d.release('f')
 		d.notes |= noTrailingCR
@@ -162,6 +168,9 @@ func (d *Decoder) Cut(emit func(Message)) {
 		return
 	}
 	if d.framing == adapters.Unframed {
+		if d.state == afterFS {
+			d.notes |= controlByte
+		}
 		if len(d.held) > 0 {
 			d.body(d.held)
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/adapters/adapterstest"
 )
 
 const (
@@ -119,6 +120,27 @@ func TestStreams(t *testing.T) {
 				check(fmt.Sprintf("cut at %d", i), s.in[:i], s.in[i:])
 			}
 			check("byte by byte", strings.Split(s.in, "")...)
+		})
+	}
+}
+
+// The same streams that come over real lines in mllp and serial, cut into two reads at every place.
+func TestHostileStreams(t *testing.T) {
+	for _, s := range adapterstest.Hostile {
+		t.Run(s.Name, func(t *testing.T) {
+			for i := range len(s.In) {
+				found, d := decode(t, s.Framing, 4096, s.In[:i], s.In[i:])
+				d.Cut(func(m Message) { found = append(found, m) })
+				var all []adapterstest.Got
+				for _, m := range found {
+					if m.Data != nil {
+						all = append(all, adapterstest.Got{Data: string(m.Data), Notes: m.Notes})
+					}
+				}
+				if s.Check(t, all); t.Failed() {
+					t.Fatalf("cut at %d", i)
+				}
+			}
 		})
 	}
 }

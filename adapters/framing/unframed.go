@@ -3,17 +3,29 @@ package framing
 import "bytes"
 
 // unframed decodes bare messages one after the other. A message begins with MSH and a delimiter at the start of a segment, and
-// ends where the next one begins, at a 1C, or when Silence or Cut says so. What does not begin with MSH is delivered too: it
-// may be the rest of a message that a pause cut in two.
+// ends where the next one begins, at a 1C behind a whole segment, or when Silence or Cut says so. What does not begin with MSH is
+// delivered too: it may be the rest of a message that a pause cut in two.
+//
+// A 1C within a segment is the end of an MLLP block only if the message began with 0B, and 0D and then a new block or silence
+// follow. Else it is a damaged byte, and what stands before it is no whole value: "12<1C>0" is not 12.
 func (d *Decoder) unframed(p []byte) {
 	for len(p) > 0 {
 		if d.state == inside {
 			n, ended := segmentEnd(p)
 			d.take(p[:n])
 			p = p[n:]
-			if ended {
+			switch {
+			case ended:
 				d.state = lineHead
+			case len(p) > 0: // a 1C
+				d.held = append(d.held[:0], fs)
+				d.state = afterFS
+				p = p[1:]
 			}
+			continue
+		}
+		if d.state == afterFS {
+			p = d.afterSeparator(p)
 			continue
 		}
 		// At the start of a segment: hold what may be a header until it is one or not.
@@ -63,6 +75,25 @@ func (d *Decoder) unframed(p []byte) {
 	}
 }
 
+// afterSeparator decides on a 1C within a segment by what follows it.
+func (d *Decoder) afterSeparator(p []byte) []byte {
+	switch b := p[0]; {
+	case b == vt && d.notes&framed != 0:
+		d.release('f')
+		d.finishUnframed()
+		return p
+	case (b == cr || b == lf || b == nul || b == fs) && d.notes&framed != 0 && len(d.held) < maxHeld:
+		d.held = append(d.held, b)
+		return p[1:]
+	}
+	last := d.held[len(d.held)-1]
+	d.keepHeld()
+	if last == cr || last == lf {
+		d.state = lineHead
+	}
+	return p
+}
+
 // body adds bytes that are not a header to the message, and notes if there was no header before them.
 func (d *Decoder) body(p []byte) {
 	if len(d.data) == 0 && !d.over {
@@ -104,14 +135,14 @@ func delimiter(b byte) bool {
 	return b > ' ' && b < 0x7F && !digit(b) && (b|0x20 < 'a' || b|0x20 > 'z')
 }
 
-// segmentEnd is the number of bytes of p up to and with the next CR or LF, or up to and without the next 1C.
+// segmentEnd is the number of bytes of p up to and with the next CR or LF, which ends a segment, or up to and without the next 1C.
 func segmentEnd(p []byte) (n int, ended bool) {
 	for i, b := range p {
 		switch b {
 		case cr, lf:
 			return i + 1, true
 		case fs:
-			return i, true
+			return i, false
 		}
 	}
 	return len(p), false

@@ -565,3 +565,11 @@ func BenchmarkReceiveReply(b *testing.B) {
 	close(out)
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "messages/s")
 }
+
+// What a network, or who is on it, can do to the bytes never gives a wrong value that looks like a good one.
+func TestHostileStreams(t *testing.T) {
+	adapterstest.RunHostile(t, func(t *testing.T, f adapters.Framing) adapterstest.Rig {
+		a := newAdapter(t, mllp.Config{Framing: f, IdleEnd: time.Hour, FrameTimeout: time.Hour})
+		return adapterstest.Rig{Adapter: a, Plug: func(t *testing.T) io.ReadWriteCloser { return dial(t, a) }}
+	})
+}

@@ -205,3 +205,14 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// What a line can do to the bytes on it never gives a wrong value that looks like a good one.
+func TestHostileStreams(t *testing.T) {
+	adapterstest.RunHostile(t, func(t *testing.T, f adapters.Framing) adapterstest.Rig {
+		device := filepath.Join(t.TempDir(), "ttyUSB0")
+		return adapterstest.Rig{
+			Adapter: newAdapter(t, serial.Config{Device: device, Framing: f, IdleEnd: time.Hour}),
+			Plug:    func(t *testing.T) io.ReadWriteCloser { return plug(t, device) },
+		}
+	})
+}

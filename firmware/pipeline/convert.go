@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,23 +61,25 @@ func (c *Counters) snapshot() Snapshot {
 // convert turns one monitor's frames into readings, in order, until frames is closed. Every frame gives one but keep-alives,
 // which are counted and answered.
 func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Frame, out chan<- *reading) error {
-	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect), patients: newPatients(m)}
-	for f := range frames {
-		n.Messages.Add(1)
-		r := c.safely(f, n)
-		if r == nil {
-			continue
+	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect), patients: newPatients(m), joiners: map[uint64]*hl7.Joiner{}}
+	for frame := range frames {
+		for _, f := range frame.Split(hl7.Messages(frame.Data)) {
+			n.Messages.Add(1)
+			r := c.safely(f, n)
+			if r == nil {
+				continue
+			}
+			if raw := n.Raw.Load(); r.verdict == odd && raw&(raw-1) == 0 { // the 1st, 2nd, 4th, 8th …
+				p.Log.Warn("kept a message as raw bytes", "monitor", m.Name, "so far", raw, "reason", r.Content.Reason)
+			}
+			r.counters = n
+			r.size = min(int64(len(r.Content.Raw)), roomBytes/2)
+			r.bundle = min(int64(len(r.Content.Bundle)), roomBytes/2)
+			if err := p.room.Acquire(context.Background(), r.size+r.bundle); err != nil { // the keeper outlives us, so this ends
+				return err
+			}
+			out <- r
 		}
-		if raw := n.Raw.Load(); r.verdict == odd && raw&(raw-1) == 0 { // the 1st, 2nd, 4th, 8th …
-			p.Log.Warn("kept a message as raw bytes", "monitor", m.Name, "so far", raw, "reason", r.Content.Reason)
-		}
-		r.counters = n
-		r.size = min(int64(len(f.Data)), roomBytes/2)
-		r.bundle = min(int64(len(r.Content.Bundle)), roomBytes/2)
-		if err := p.room.Acquire(context.Background(), r.size+r.bundle); err != nil { // the keeper outlives us, so this ends
-			return err
-		}
-		out <- r
 	}
 	return nil
 }
@@ -85,7 +88,9 @@ type converter struct {
 	monitor   *Monitor
 	converter *mapping.Converter
 	patients  *patients
-	message   hl7.Message
+	joiners   map[uint64]*hl7.Joiner // of lines that have begun a message and not finished it
+	message   hl7.Message            // as it came
+	whole     hl7.Message            // as it was put together from its parts
 	sequence  uint64
 }
 
@@ -115,6 +120,7 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 	}
 	raw := func(err error) *reading {
 		c.patients.end(f)
+		delete(c.joiners, f.Line)
 		n.Raw.Add(1)
 		r.verdict, r.Content.Reason = odd, err.Error()
 		return r
@@ -133,9 +139,25 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), err)
 		return raw(err)
 	}
+	m := &c.message
+	switch whole, waiting, err := c.join(f); {
+	case err != nil:
+		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
+		return raw(err)
+	case waiting: // the sender goes on only when this part is answered
+		n.Raw.Add(1)
+		r.answers, r.Content.Reason = answers(&c.message, r.dialect, kept, f.Arrived, c.id(f.Arrived)), partOfLonger
+		return r
+	case whole != nil:
+		if err := c.whole.Reset(whole, hl7.DefaultLimits); err != nil {
+			r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
+			return raw(err)
+		}
+		m, r.Content.Raw = &c.whole, whole
+	}
 	at := c.monitor.Context
 	at.Arrived, at.Association = f.Arrived, c.patients.of(f)
-	res, err := c.mapped(at)
+	res, err := c.mapped(m, at)
 	if err != nil {
 		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
 		return raw(err)
@@ -156,6 +178,30 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 	return r
 }
 
+// join takes the message as a part of a continued one, if it is that (HL7 v2.9 §2.10.2).
+func (c *converter) join(f *adapters.Frame) (whole []byte, waiting bool, err error) {
+	j, begun := c.joiners[f.Line]
+	if !begun {
+		j = new(hl7.Joiner)
+	}
+	whole, waiting, err = j.Take(&c.message)
+	switch {
+	case !waiting:
+		delete(c.joiners, f.Line)
+	case !begun:
+		if len(c.joiners) >= maxJoiners {
+			delete(c.joiners, slices.Min(slices.Collect(maps.Keys(c.joiners))))
+		}
+		c.joiners[f.Line] = j
+	}
+	return whole, waiting, err
+}
+
+const (
+	partOfLonger = "a part of a longer message (DSC): it may end within a value, so nothing is read from it; the whole is kept with its last part"
+	maxJoiners   = 8 // lines that may have begun a message; beyond it the one that was opened first begins anew
+)
+
 // identified says whether the message carries a time of its own that can be believed: to the second, and within a day of the
 // arrival (MSH-7, else OBR-7). The same bytes again are then the same message. A Mindray 204, which has no time, says something
 // new each time, even if it says the same; so does a monitor whose clock is dead.
@@ -174,14 +220,14 @@ func identified(m *hl7.Message, arrived time.Time, zone *time.Location) bool {
 const maxSkew = 24 * time.Hour
 
 // mapped converts the parsed message; a fault in the mapping costs this message its Bundle, not the box its life.
-func (c *converter) mapped(at mapping.Context) (res mapping.Result, err error) {
+func (c *converter) mapped(m *hl7.Message, at mapping.Context) (res mapping.Result, err error) {
 	defer func() {
 		if e := recover(); e != nil {
 			err = &hl7.Error{Code: hl7.CodeInternal, What: fmt.Sprintf("the conversion failed (%T)", e), Remedy: "report this message's structure to the maintainers; its bytes are kept"}
 			c.converter = mapping.NewConverter(c.monitor.Dialect)
 		}
 	}()
-	return c.converter.Convert(&c.message, at)
+	return c.converter.Convert(m, at)
 }
 
 // id makes a control id for an acknowledgement (MSH-10), unique per monitor.

@@ -144,13 +144,23 @@ func (c verifyCmd) Run() error {
 
 // fsckCmd checks the log on disk.
 type fsckCmd struct {
-	Dir string `arg:"" help:"Data folder of the box (box.data), or its log folder."`
+	Dir    string `arg:"" help:"Data folder of the box (box.data), or its log folder."`
+	Repair bool   `help:"Take out what is damaged, so that the files are whole; what was damaged is kept in the folder log/damaged."`
 }
 
 func (c fsckCmd) Run() error {
 	dir := c.Dir
 	if _, err := os.Stat(filepath.Join(dir, "log")); err == nil {
 		dir = filepath.Join(dir, "log")
+	}
+	if c.Repair {
+		replaced, err := logfile.Repair(dir, nil)
+		for _, name := range replaced {
+			fmt.Println("REPAIRED", name)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	rep, err := logfile.Check(dir, logfile.CheckOptions{})
 	if err != nil {
@@ -163,7 +173,10 @@ func (c fsckCmd) Run() error {
 	for _, p := range rep.Problems {
 		fmt.Println("DAMAGED", p)
 	}
-	if len(rep.Problems) > 0 {
+	for _, m := range rep.Missing {
+		fmt.Printf("MISSING records %d to %d: %v\n", m.From, m.To-1, m.Cause)
+	}
+	if len(rep.Problems) > 0 || len(rep.Missing) > 0 {
 		return errSaid
 	}
 	return nil

@@ -76,8 +76,14 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, sp.Close()) }()
 
-	if err := sameLog(dirs.root, sp.Next()); err != nil {
+	gone, err := logGone(dirs.root, sp.Next())
+	if err != nil {
 		return err
+	}
+	if gone {
+		if err := sp.SetRolledBack("the log of this box is gone, though it had begun"); err != nil {
+			log.Error("cannot note that the log is gone", "error", err)
+		}
 	}
 	if cfg.Network.Grant == "" {
 		return errors.New("cannot run without a grant, because nobody could read the records: set network.grant to the file that the facility gave for this box (vitalgate request writes what it needs)")
@@ -228,22 +234,19 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 	return all, nil
 }
 
-// sameLog refuses to begin a log anew where there was one: under the same key that is a second history, which every peer refuses,
-// while monitors would go on hearing AA.
-func sameLog(root string, next uint64) error {
+// logGone says whether the log begins anew where there was one: under the same key that is a second history, which every peer
+// refuses.
+func logGone(root string, next uint64) (bool, error) {
 	mark := filepath.Join(root, "log-begun")
 	_, err := os.Stat(mark)
-	switch {
-	case err == nil && next == 0:
-		return fmt.Errorf("cannot run: the log of this box is gone, though it had begun; peers would refuse a second one under the same key. Put the folder %s back, or enrol the box anew under another name with an empty data folder", filepath.Join(root, "log"))
-	case err == nil || !errors.Is(err, fs.ErrNotExist):
-		return err
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err == nil && next == 0, err
 	}
 	f, err := os.OpenFile(mark, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("cannot begin the log: %w", err)
+		return false, fmt.Errorf("cannot begin the log: %w", err)
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return false, errors.Join(f.Sync(), f.Close())
 }
 
 // data is the box's folder: every file on disk is below one of these.

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -334,20 +335,30 @@ func foreign(leaf *leafNode) error {
 		remedy:   "Somebody else uses this box's NATS key. Revoke the box at the peer and enrol it anew with new keys; the peers refuse records that the box's TPM did not sign."}
 }
 
-// unreadable is the end of publishing at a record that the disk does not give back. What stands after it is not published
-// in its place: a peer must never see an index skipped without being told, and cannot tell a record that the box lost from one
-// that somebody took out. It goes on by itself if the disk gives the record back, as after a repair from a copy.
+// unreadable is the end of a session at a record that cannot be read now, as while the disk fails. It is tried again.
 func (l *Link) unreadable(index uint64, err error) error {
-	what := "The log on this box's disk cannot be read"
-	if errors.Is(err, logfile.ErrDamaged) {
-		what = "The log on this box's disk is damaged"
-	}
 	l.mu.Lock()
 	l.torn = max(l.torn, index)
 	l.mu.Unlock()
 	return &refusal{code: LogDamaged, cause: err,
-		sentence: fmt.Sprintf("%s at record %d or soon after; all before it is published, the %d signed records from there on are not", what, index, l.spool.Signed()-index),
-		remedy:   "New readings are kept on the box. Run vitalgate fsck on the data folder to see what is damaged; copy the data folder, replace the box's storage, and enrol the box anew under a new name: what is readable after the damage is in the copy."}
+		sentence: fmt.Sprintf("The log on this box's disk cannot be read at record %d or soon after; all before it is published", index),
+		remedy:   damagedRemedy}
+}
+
+const damagedRemedy = "New readings are kept and published. Run vitalgate fsck on the data folder to see what is damaged, and replace the box's storage soon; what was damaged is kept in the folder log/damaged."
+
+// missing notes that records which nobody can read any more are left out of the stream. Peers see that they are missing, and get
+// them from each other where one of them has been given them before.
+func (l *Link) missing(leaf *leafNode, gap *logfile.Missing) {
+	sentence := fmt.Sprintf("%d records on this box's disk are damaged, %d to %d, and were never published", gap.To-gap.From, gap.From, gap.To-1)
+	if l.spool.Acked() >= gap.To {
+		sentence = fmt.Sprintf("%d records on this box's disk are damaged, %d to %d; a leaf node has taken them before", gap.To-gap.From, gap.From, gap.To-1)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.log.Error("records are left out, the disk does not give them back", "leaf", leaf.Name, "from", gap.From, "to", gap.To, "error", gap.Cause)
+	l.torn = math.MaxUint64 // it stays said until the box starts again
+	l.set(Condition{Code: LogDamaged, Sentence: sentence + ": " + gap.Cause.Error() + ".", Remedy: damagedRemedy})
 }
 
 // setBack notes that the stream ends at index end, of which this log can have sent no more than those below most.

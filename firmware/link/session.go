@@ -164,10 +164,11 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 	var queue []record.Published // read, not acknowledged
 	held := 0                    // bytes of queue
 	silent := 0                  // acknowledgements in a row that did not come
+	var gap *logfile.Missing     // what stands after queue cannot be read
 	for {
-		for len(queue) < s.leaf.records && held < s.link.cfg.BatchBytes {
+		for gap == nil && len(queue) < s.leaf.records && held < s.link.cfg.BatchBytes {
 			more, err := reader.Next()
-			if errors.Is(err, io.EOF) {
+			if errors.Is(err, io.EOF) || errors.As(err, &gap) {
 				break
 			}
 			if err != nil {
@@ -182,10 +183,20 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 					return nil, err
 				}
 				reader.Close()
-				reader, queue, held = sp.Reader(cur.Next), nil, 0
+				reader, queue, held, gap = sp.Reader(cur.Next), nil, 0, nil
 				continue
 			}
 			queue, held = append(queue, more...), held+size(more)
+		}
+		if len(queue) == 0 && gap != nil {
+			s.link.missing(s.leaf, gap)
+			length := cur.Next - cur.Offset
+			cur.Next, cur.From, cur.Offset = gap.To, gap.To, gap.To-length
+			s.leaf.sent, gap = max(s.leaf.sent, cur.Next), nil
+			if err := sp.SetCursor(s.leaf.Name, cur); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if len(queue) == 0 {
 			s.leaf.backoff = 0 // not at the connection: a leaf node that takes it and then no record is not to be dialled without end
@@ -219,7 +230,7 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 				return nil, err
 			}
 			reader.Close()
-			reader, queue, held = sp.Reader(cur.Next), nil, 0
+			reader, queue, held, gap = sp.Reader(cur.Next), nil, 0, nil
 		case errors.Is(err, errSilent), errors.Is(err, errDead):
 			// Perhaps the line is only slow: ask less of it, for a while.
 			s.leaf.calm = 32

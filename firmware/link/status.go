@@ -16,7 +16,7 @@ const (
 	ForeignWriter   = "foreign-writer"    // a leaf node has records in the box's name that the box did not send
 	UntrustedLeaf   = "untrusted-leaf"    // what answers at a leaf node's address is not the facility's
 	LogRolledBack   = "log-rolled-back"   // the log on the box's disk is older than what was published of it: nothing is published any more
-	LogDamaged      = "log-damaged"       // a record on the box's disk cannot be read: nothing from it on is published
+	LogDamaged      = "log-damaged"       // records on the box's disk cannot be read and are left out
 	NetworkLostData = "network-lost-data" // a leaf node lost what it had acknowledged and is being given it again
 )
 

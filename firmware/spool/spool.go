@@ -79,6 +79,8 @@ type Spool struct {
 	nfsyncs    uint64
 
 	cramped     bool          // drop failed; under commitMu
+	lean        bool          // the reserve is in use: only checkpoints are taken; under commitMu
+	leanTried   time.Time     // when it was last tried to make the reserve again; under commitMu
 	spareLeaves []record.Leaf // of the queue, for reuse; under commitMu
 	spareCalls  []call
 }
@@ -109,14 +111,26 @@ func Open(dir string, o Options) (*Spool, error) {
 		return nil, err
 	}
 	s.log = log
+	if s.lean = true; !s.makeReserve() {
+		s.warn("nothing is kept until the disk has room for signatures too", "dir", dir, "bytes", s.reserveSize())
+	}
 	s.next, s.size, s.signed, s.bytes = log.Next(), log.Next(), log.Signed(), log.Bytes()
 	_, s.last = log.LastCheckpoint()
 	if err := errors.Join(s.loadRolledBack(), s.loadCursors()); err != nil {
 		log.Close()
 		return nil, fmt.Errorf("cannot open the spool: %w; check the disk and the owner of its files", err)
 	}
-	if n := log.Torn(); n > 0 {
+	found := log.Found()
+	if n := found.Torn; n > 0 {
 		s.warn("cut off what a crash left unfinished; none of it had been acknowledged", "bytes", n)
+	}
+	for _, m := range found.Missing {
+		s.warn("the log is damaged; the box goes on without these records", "from", m.From, "to", m.To, "error", m.Cause)
+	}
+	if found.SetBack != "" { // what was behind it may have been signed
+		if err := s.SetRolledBack(fmt.Sprintf("its end is destroyed, behind record %d (%s)", log.Next(), found.SetBack)); err != nil {
+			s.warn("cannot note that the log was set back", "error", err)
+		}
 	}
 	if s.next > s.acked {
 		s.marks = []mark{{s.acked, s.oldest()}}
@@ -264,6 +278,11 @@ func (s *Spool) commit(sc record.SignedCheckpoint, c record.Checkpoint) error {
 	s.room.Broadcast()
 	s.mu.Unlock()
 
+	if err == nil && s.lean && !s.makeReserve() && len(calls) > 0 {
+		s.makeRoom(true)
+		s.refuse(calls, fmt.Errorf("cannot keep a record: %w: what room is left is for signing what is kept", unix.ENOSPC))
+		leaves, calls = nil, nil
+	}
 	var refused error // the log does not take sc: no fault of the disk, and of no concern to the leaves
 	var took time.Duration
 	if err == nil && sc != nil {
@@ -274,45 +293,67 @@ func (s *Spool) commit(sc record.SignedCheckpoint, c record.Checkpoint) error {
 	if err == nil && (len(leaves) > 0 || sc != nil) {
 		took, err = s.write(leaves)
 	}
+	signed := err // what became of sc
 	if err == nil {
-		s.makeRoom(false)
+		s.makeRoom(s.lean)
 	} else if s.log.Rollback() == nil {
 		err = fmt.Errorf("cannot keep a record: %w", err)
-		if errors.Is(err, unix.ENOSPC) {
+		if signed = err; errors.Is(err, unix.ENOSPC) {
 			s.makeRoom(true)
+			if sc != nil && s.useReserve() {
+				if signed = s.log.AppendCheckpoint(sc, c); signed == nil {
+					took, signed = s.write(nil)
+				}
+				if signed != nil && s.log.Rollback() != nil {
+					err = fmt.Errorf("%w: %w", ErrDisk, signed)
+				}
+			}
 		}
 	} else if !errors.Is(err, ErrClosed) {
 		err = fmt.Errorf("%w: %w", ErrDisk, err)
+		signed = err
 	}
 
 	s.mu.Lock()
-	switch {
-	case err != nil:
-		if errors.Is(err, ErrDisk) {
-			s.fail(err)
-		}
-		// Those who came meanwhile count on indexes that are gone.
-		calls = append(calls, s.calls...)
-		s.leaves, s.calls, s.queued = s.leaves[:0], nil, 0
-		s.next = s.log.Next()
-		s.room.Broadcast()
-	case took > 0:
+	if errors.Is(err, ErrDisk) {
+		s.fail(err)
+	}
+	if took > 0 && signed == nil {
 		s.fsyncs[s.nfsyncs%uint64(len(s.fsyncs))] = took
 		s.nfsyncs++
-		s.mark(s.size, len(leaves))
+		if err == nil {
+			s.mark(s.size, len(leaves))
+		}
 		s.size, s.signed = s.log.Next(), s.log.Signed()
 		_, s.last = s.log.LastCheckpoint()
 		s.announce()
 	}
 	s.mu.Unlock()
 
-	for _, durable := range calls {
-		durable(err)
+	if err != nil {
+		s.refuse(calls, err)
+	} else {
+		for _, durable := range calls {
+			durable(nil)
+		}
 	}
 	clear(leaves)
 	clear(calls)
 	s.spareLeaves, s.spareCalls = leaves, calls
-	return errors.Join(err, refused)
+	return errors.Join(signed, refused)
+}
+
+// refuse calls back that leaves are not kept: those of calls, and those that came meanwhile, which count on indexes that are gone.
+func (s *Spool) refuse(calls []call, err error) {
+	s.mu.Lock()
+	all := append(slices.Clip(calls), s.calls...)
+	s.leaves, s.calls, s.queued = s.leaves[:0], nil, 0
+	s.next = s.log.Next()
+	s.room.Broadcast()
+	s.mu.Unlock()
+	for _, durable := range all {
+		durable(err)
+	}
 }
 
 // write makes leaves, and what else was appended to the log, durable.
@@ -363,6 +404,12 @@ func (s *Spool) drop(now bool) error {
 		if err := s.log.DropBefore(to); err != nil {
 			return err
 		}
+	}
+	if now && bytes > limit && acked == s.log.Signed() && s.log.First() < acked { // all that is left is in the last segment
+		if err := s.log.Rotate(); err != nil {
+			return err
+		}
+		return s.log.DropBefore(acked)
 	}
 	return nil
 }

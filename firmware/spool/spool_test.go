@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -832,5 +833,118 @@ func BenchmarkKeep(b *testing.B) {
 			b.ReportMetric(float64(st.Next)/float64(st.Fsyncs), "records/fsync")
 			b.ReportMetric(float64(st.Bytes)/float64(st.Next), "disk-B/record")
 		})
+	}
+}
+
+// smallDisk is a disk of so many bytes, all of which are of the files in dir. limit may change.
+func smallDisk(dir string, limit *atomic.Int64) *logfile.Disk {
+	d := *logfile.SystemDisk()
+	d.Pwrite = func(f *os.File, b []byte, at int64) error {
+		used := int64(0)
+		filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+			if info, err := os.Stat(path); err == nil && !info.IsDir() {
+				used += info.Size()
+			}
+			return nil
+		})
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if grow := at + int64(len(b)) - info.Size(); grow > 0 && used+grow > limit.Load() {
+			logfile.SystemDisk().Pwrite(f, b[:max(0, int64(len(b))-(used+grow-limit.Load()))], at)
+			return unix.ENOSPC
+		}
+		return logfile.SystemDisk().Pwrite(f, b, at)
+	}
+	return &d
+}
+
+// The disk is full of records of which none is signed: the signature still finds room, so that they can be published and dropped,
+// and then the box takes readings again, without a restart and without anybody's help.
+func TestFullOfUnsignedRecordsIsNoEnd(t *testing.T) {
+	for name, segment := range map[string]int64{"one segment": 8 << 20, "several": 32 << 10} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			var limit atomic.Int64
+			limit.Store(400 << 10)
+			b := open(t, dir, Options{SegmentBytes: segment, Disk: smallDisk(dir, &limit)})
+			b.run(t)
+			if err := b.Reserve("ward1"); err != nil {
+				t.Fatal(err)
+			}
+			put := func() error {
+				done := make(chan error, 1)
+				if err := b.Append([]record.Leaf{b.leaf(t)}, func(err error) { done <- err }); err != nil {
+					return err
+				}
+				return <-done
+			}
+			kept := uint64(0)
+			for put() == nil {
+				kept++
+			}
+			for range 50 { // what room is left, small records take
+				if put() == nil {
+					kept++
+				}
+			}
+			if kept < 100 || b.Signed() != 0 || b.Next() != kept {
+				t.Fatalf("%d kept, next is %d, %d signed", kept, b.Next(), b.Signed())
+			}
+			b.sign(t)
+			if b.Signed() != kept {
+				t.Fatalf("%d of %d are signed on a full disk", b.Signed(), kept)
+			}
+			wantRun(t, b.read(t, 0), 0, kept)
+			if err := put(); !errors.Is(err, unix.ENOSPC) {
+				t.Fatalf("the room for signatures is given to a record: %v", err)
+			}
+			if err := b.SetCursor("ward1", Cursor{Next: kept}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "a record is kept again", func() bool { return put() == nil })
+			b.sign(t)
+			wantRun(t, b.read(t, b.First()), b.First(), kept+1)
+			if err := b.SetCursor("ward1", Cursor{Next: b.Next()}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the reserve is there again", func() bool {
+				put()
+				info, err := os.Stat(filepath.Join(dir, reserveFile))
+				return err == nil && info.Size() == reserveBytes
+			})
+		})
+	}
+}
+
+// A log whose end is destroyed does not stop the box: it takes readings, and signs none of them under an index that it may have
+// signed before.
+func TestDestroyedLogKeepsReadings(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, Options{SegmentBytes: 8 << 10})
+	b.run(t)
+	for range 30 {
+		b.keep(t, 1)
+		b.sign(t)
+	}
+	b.Close()
+	segments, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil || len(segments) < 2 {
+		t.Fatal(segments, err)
+	}
+	last := segments[len(segments)-1]
+	if err := os.WriteFile(last, make([]byte, 3000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, dir, Options{SegmentBytes: 8 << 10})
+	b.run(t)
+	if why := b.RolledBack(); !strings.Contains(why, filepath.Base(last)) {
+		t.Fatalf("rolled back: %q", why)
+	}
+	next := b.Next()
+	b.keep(t, 3)
+	if _, ok := b.Unsigned(); ok || b.Next() != next+3 {
+		t.Fatalf("the log goes on at %d with something to sign: %t", b.Next(), ok)
 	}
 }

@@ -298,10 +298,6 @@ func TestABoxThatIsToldWhatIsWrong(t *testing.T) {
 	if err := os.Mkdir(open, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "gone"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	write("gone/log-begun", "")
 	for _, c := range []struct {
 		name string
 		args []string
@@ -313,7 +309,6 @@ func TestABoxThatIsToldWhatIsWrong(t *testing.T) {
 		{"others may read", []string{"run", "-c", write("c.toml", "[box]\nid=\"f1/gw1\"\ndata=\"open\"\n"+monitor)}, []string{"chmod 700"}},
 		{"grant missing", []string{"run", "-c", write("d.toml", "[box]\nid=\"f1/gw1\"\ndata=\"d\"\n[tpm]\nsource=\"software\"\n[network]\ngrant=\"g.json\"\n"+monitor)}, []string{"g.json"}},
 		{"no such TPM", []string{"run", "-c", write("e.toml", "[box]\nid=\"f1/gw1\"\ndata=\"e\"\n[tpm]\nsource=\"/dev/no-such-tpm\"\n"+monitor)}, []string{"/dev/no-such-tpm"}},
-		{"log gone", []string{"run", "-c", write("f.toml", "[box]\nid=\"f1/gw1\"\ndata=\"gone\"\n[tpm]\nsource=\"software\"\n[network]\ngrant=\"g.json\"\n"+monitor)}, []string{"the log of this box is gone", "another name"}},
 		{"unknown command", []string{"rum"}, []string{"rum"}},
 		{"unknown dialect", []string{"convert", "--dialect", "klingon", "x"}, []string{"klingon"}},
 		{"unknown zone", []string{"convert", "--zone", "Mars/Base", "x"}, []string{"Mars/Base"}},

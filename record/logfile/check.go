@@ -29,6 +29,7 @@ type Report struct {
 	Live        bool  // a writer has the log open, and its last entries may be half written
 	Torn        int64 // bytes of a torn tail, which the next Open cuts off
 	Problems    []Problem
+	Missing     []Missing // leaves that are damaged, or whose segment is
 }
 
 // Problem is one thing that is wrong, at a byte of a file.
@@ -41,7 +42,9 @@ type Problem struct {
 func (p Problem) String() string { return fmt.Sprintf("%s: byte %d: %s", p.File, p.Offset, p.What) }
 
 // Clean reports whether everything is as it was written.
-func (r Report) Clean() bool { return len(r.Problems) == 0 && (r.Torn == 0 || r.Live) }
+func (r Report) Clean() bool {
+	return len(r.Problems) == 0 && len(r.Missing) == 0 && (r.Torn == 0 || r.Live)
+}
 
 // Check reads the whole log in dir: each checksum, each leaf and its place, the tree from segment to segment, each checkpoint and,
 // with a key, its signature. It changes nothing and may run beside a writer. The error says that dir could not be read; what is
@@ -86,6 +89,7 @@ type checker struct {
 
 	begun  bool
 	broken bool // the segment before could not be read to its end
+	why    error
 	tree   record.Tree
 	last   record.Checkpoint
 	note   record.SignedCheckpoint
@@ -100,54 +104,100 @@ func (c *checker) problem(at int64, sc *scanner, what string) {
 // segment reads one segment. The error is one of reading, not of what was read.
 func (c *checker) segment(s segment, isLast bool) error {
 	sc, h, err := openScanner(c.dir, s, readBuffer)
-	var d *damage
-	if errors.As(err, &d) {
-		c.Problems = append(c.Problems, Problem{d.file, d.offset, d.what})
-		c.broken = true
-		return nil
-	}
-	if err != nil {
+	if sc == nil {
 		return err
 	}
 	defer sc.close()
-	if c.begun && !c.broken {
-		if h.tree.Size() != c.tree.Size() || h.tree.Root() != c.tree.Root() {
-			c.problem(0, sc, "its header does not continue the log before it")
-			c.broken = true
-		} else if string(h.note) != string(c.note) {
-			c.problem(0, sc, "its header does not hold the last checkpoint before it")
+	switch {
+	case errors.Is(err, ErrDamaged):
+		c.problem(0, sc, damageOf(err).what)
+		if m, ok, fault := sc.nextMark(0); fault != nil {
+			return fault
+		} else if ok && !m.bare && m.tree.Size() >= c.tree.Size() {
+			c.goOn(m.tree, err)
+			sc.goTo(m)
+			return c.entries(s, sc, isLast)
 		}
-	}
-	if !c.begun || c.broken {
+		c.broken = true
+		return nil
+	case err != nil:
+		return err
+	case !c.begun:
 		c.tree, c.base, c.since = h.tree, h.tree, nil
 		c.note, c.last = h.note, h.last
+	case h.tree.Size() > c.tree.Size():
+		why := sc.damaged(0, "the leaves before it are missing")
+		if !c.broken && c.why != nil {
+			why = c.why
+		}
+		c.goOn(h.tree, why)
+		if len(h.note) > 0 && h.last.Size > c.last.Size {
+			c.note, c.last = h.note, h.last
+		}
+	case h.tree.Size() != c.tree.Size() || h.tree.Root() != c.tree.Root():
+		c.problem(0, sc, "its header does not continue the log before it")
+		c.tree, c.base, c.since = h.tree, h.tree, nil
+		c.note, c.last = h.note, h.last
+	case !c.broken && string(h.note) != string(c.note):
+		c.problem(0, sc, "its header does not hold the last checkpoint before it")
 	}
 	if len(h.note) > 0 && c.options.Key != nil {
 		c.signature(0, sc, h.note)
 	}
-	c.begun, c.broken = true, false
+	return c.entries(s, sc, isLast)
+}
+
+// goOn goes on with a later tree, because the leaves before it cannot be read.
+func (c *checker) goOn(tree record.Tree, why error) {
+	if c.begun && tree.Size() > c.tree.Size() {
+		c.Missing = append(c.Missing, Missing{c.tree.Size(), tree.Size(), why})
+	}
+	c.tree, c.base, c.since = tree, tree, nil
+}
+
+func damageOf(err error) *damage {
+	var d *damage
+	errors.As(err, &d)
+	return d
+}
+
+// entries reads what follows the header.
+func (c *checker) entries(s segment, sc *scanner, isLast bool) error {
+	c.begun, c.broken, c.why = true, false, nil
 	for {
 		at := sc.at
 		kind, payload, err := sc.next()
 		switch {
 		case err == io.EOF:
 			return nil
-		case errors.As(err, &d):
-			c.broken = true
-			if safe, fault := sc.vouched(d.offset); fault != nil {
+		case errors.Is(err, ErrDamaged):
+			m, ok, fault := sc.nextMark(at + 1)
+			switch {
+			case fault != nil:
 				return fault
-			} else if isLast && !safe {
-				c.Torn = s.size - d.offset
-			} else {
-				c.problem(d.offset, sc, d.what)
+			case !ok && isLast:
+				c.Torn = s.size - at
+				return nil
 			}
-			return nil
+			c.problem(at, sc, damageOf(err).what)
+			if !ok || m.bare || m.tree.Size() < c.tree.Size() {
+				c.broken, c.why = true, err
+				return nil
+			}
+			if m.tree.Size() > c.tree.Size() { // else no leaf is lost
+				c.goOn(m.tree, err)
+			}
+			sc.goTo(m)
 		case err != nil:
 			return err
 		case kind == typeLeaf:
 			c.leaf(at, sc, payload)
 		case kind == typeCheckpoint:
 			c.checkpoint(at, sc, payload)
+		case kind == typeMark:
+			if m, _ := parseMark(payload, at); !m.bare && (m.tree.Size() != c.tree.Size() || m.tree.Root() != c.tree.Root()) {
+				c.problem(at, sc, "the mark is of another tree")
+			}
 		}
 	}
 }

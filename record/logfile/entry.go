@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vitalgate/vitalgate/record"
 )
 
@@ -27,10 +29,12 @@ const (
 )
 
 const (
-	overhead     = 4 + 1 + 4
-	segmentMagic = "vitalgate/log/v1\n"
-	suffix       = ".log"
-	temporary    = "next.tmp"
+	overhead  = 4 + 1 + 4
+	magic     = "vitalgate/log/v2\n"
+	magicV1   = "vitalgate/log/v1\n" // its marks hold no tree
+	suffix    = ".log"
+	temporary = "next.tmp"
+	aside     = "damaged" // folder of what was damaged, as it was found
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,8 +51,36 @@ func appendEntry(dst []byte, kind byte, payload ...[]byte) []byte {
 	return binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
 }
 
-func appendMark(dst []byte, at int64) []byte {
-	return appendEntry(dst, typeMark, binary.BigEndian.AppendUint64(nil, uint64(at)))
+// appendMark appends the mark at offset at, where the tree is t.
+func appendMark(dst []byte, at int64, t record.Tree) []byte {
+	tree, _ := t.AppendBinary(nil)
+	return appendEntry(dst, typeMark, binary.BigEndian.AppendUint64(nil, uint64(at)), tree)
+}
+
+const (
+	markV1  = 8                  // bytes of the payload of a mark of version 1
+	maxMark = markV1 + 8 + 64*32 // of any mark
+)
+
+// mark is an entry that says: all before me was safe on the disk when I was written, and this was the tree.
+type mark struct {
+	at, end int64
+	tree    record.Tree
+	bare    bool // of version 1: it says nothing of the tree
+}
+
+// parseMark reads the payload of the mark that stands at an offset.
+func parseMark(payload []byte, at int64) (m mark, ok bool) {
+	if len(payload) < markV1 || binary.BigEndian.Uint64(payload) != uint64(at) {
+		return m, false
+	}
+	m = mark{at: at, end: at + int64(len(payload)) + overhead, bare: len(payload) == markV1}
+	if m.bare {
+		return m, true
+	}
+	tree, rest, err := record.ParseTree(payload[markV1:])
+	m.tree = tree
+	return m, err == nil && len(rest) == 0
 }
 
 // segment is what the directory and the header say of one file.
@@ -89,6 +121,7 @@ func listSegments(dir string) ([]segment, error) {
 
 // header is the first entry of a segment.
 type header struct {
+	old  bool                    // of version 1
 	tree record.Tree             // at the first leaf
 	note record.SignedCheckpoint // the last one before; empty if none
 	last record.Checkpoint       // what it says
@@ -96,13 +129,19 @@ type header struct {
 
 func (h header) append(dst []byte) []byte {
 	tree, _ := h.tree.AppendBinary(nil)
-	return appendEntry(dst, typeSegment, []byte(segmentMagic), tree, binary.BigEndian.AppendUint32(nil, uint32(len(h.note))), h.note)
+	return appendEntry(dst, typeSegment, []byte(magic), tree, binary.BigEndian.AppendUint32(nil, uint32(len(h.note))), h.note)
 }
 
+// errVersion is no damage: nothing of such a file may be changed.
+var errVersion = errors.New("its version is unknown; open it with the software that wrote it")
+
 func parseHeader(b []byte) (h header, err error) {
-	b, ok := bytes.CutPrefix(b, []byte(segmentMagic))
+	b, ok := bytes.CutPrefix(b, []byte(magic))
 	if !ok {
-		return h, errors.New("its version is unknown; open it with the software that wrote it")
+		b, h.old = bytes.CutPrefix(b, []byte(magicV1))
+	}
+	if !ok && !h.old {
+		return h, errVersion
 	}
 	if h.tree, b, err = record.ParseTree(b); err != nil {
 		return h, err
@@ -147,6 +186,8 @@ type scanner struct {
 	limit int64
 }
 
+// openScanner opens a segment and reads its header. Where that is damaged, the scanner stands at its beginning and can be taken to
+// a mark.
 func openScanner(dir string, s segment, buffer int) (*scanner, header, error) {
 	f, err := os.Open(s.name(dir))
 	if err != nil {
@@ -154,24 +195,32 @@ func openScanner(dir string, s segment, buffer int) (*scanner, header, error) {
 	}
 	sc := &scanner{file: f, name: f.Name(), r: bufio.NewReaderSize(nil, int(min(int64(buffer), max(s.size, 32<<10))))}
 	sc.grow(s.size)
-	kind, payload, err := sc.next()
-	var h header
-	switch {
-	case err == io.EOF || err == nil && kind != typeSegment:
-		err = sc.damaged(0, "it does not begin with its header")
-	case err == nil:
-		if h, err = parseHeader(payload); err == nil && h.tree.Size() != s.first {
-			err = errors.New("its name is not the index of its first leaf")
-		}
-		if err != nil {
-			err = sc.damaged(0, err.Error())
-		}
-	}
-	if err != nil {
+	h, err := sc.header(s.first)
+	if err != nil && !errors.Is(err, ErrDamaged) {
 		f.Close()
 		return nil, h, err
 	}
-	return sc, h, nil
+	return sc, h, err
+}
+
+// header reads the header of the segment of the given first leaf.
+func (s *scanner) header(first uint64) (h header, err error) {
+	kind, payload, err := s.next()
+	switch {
+	case err == io.EOF || err == nil && kind != typeSegment:
+		err = s.damaged(0, "it does not begin with its header")
+	case err == nil:
+		if h, err = parseHeader(payload); err == nil && h.tree.Size() != first {
+			err = errors.New("its name is not the index of its first leaf")
+		}
+		if errors.Is(err, errVersion) {
+			return h, fmt.Errorf("cannot read %s: %w", s.name, err)
+		}
+		if err != nil {
+			err = s.damaged(0, err.Error())
+		}
+	}
+	return h, err
 }
 
 // grow lets the scanner read up to limit. It stands at its old limit.
@@ -219,8 +268,10 @@ func (s *scanner) next() (kind byte, payload []byte, err error) {
 	if crc32.Checksum(b[:n+5], castagnoli) != binary.BigEndian.Uint32(b[n+5:]) {
 		return 0, nil, s.damaged(s.at, "the checksum of the entry is wrong")
 	}
-	if kind == typeMark && (n != 8 || binary.BigEndian.Uint64(b[5:]) != uint64(s.at)) {
-		return 0, nil, s.damaged(s.at, "the mark is not at its place")
+	if kind == typeMark {
+		if _, ok := parseMark(b[5:n+5], s.at); !ok {
+			return 0, nil, s.damaged(s.at, "the mark is not at its place")
+		}
 	}
 	if kind == typeSegment && s.at != 0 {
 		return 0, nil, s.damaged(s.at, "there is a second header")
@@ -247,24 +298,56 @@ func (s *scanner) failed(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return s.damaged(s.at, "the file is shorter than it was")
 	}
+	if errors.Is(err, unix.EIO) {
+		return s.damaged(s.at, "the disk cannot read it")
+	}
 	return fmt.Errorf("cannot read %s at byte %d: %w", s.name, s.at, err)
 }
 
-// vouched reports whether a mark after offset at says that the bytes there were once safe on the disk.
-func (s *scanner) vouched(at int64) (bool, error) {
-	const step = 1 << 20
-	size := len(appendMark(nil, 0))
-	buf := make([]byte, min(step+int64(size), s.limit-at))
-	for from := at + 1; from < s.limit; from += step {
+// nextMark finds the first whole mark at or after an offset; false if there is none, so that nothing from there on is known to have
+// been safe. What the disk cannot read is passed over.
+func (s *scanner) nextMark(from int64) (mark, bool, error) {
+	const block = 4096 // of a disk
+	buf := make([]byte, 16*block)
+	for s.limit-from >= overhead+markV1 {
 		n, err := s.file.ReadAt(buf[:min(int64(len(buf)), s.limit-from)], from)
-		if err != nil && err != io.EOF {
-			return false, fmt.Errorf("cannot read %s at byte %d: %w", s.name, from, err)
+		if errors.Is(err, unix.EIO) && n == 0 && len(buf) > block {
+			buf = buf[:block] // the bad block may be any of them
+			continue
 		}
-		for i := 0; i+size <= n; i++ {
-			if buf[i+3] == 8 && buf[i+4] == typeMark && bytes.Equal(buf[i:i+size], appendMark(nil, from+int64(i))) {
-				return true, nil
+		if errors.Is(err, unix.EIO) && n == 0 {
+			from = (from/block + 1) * block
+			continue
+		}
+		if err != nil && err != io.EOF && !errors.Is(err, unix.EIO) || n == 0 {
+			return mark{}, false, fmt.Errorf("cannot read %s at byte %d: %w", s.name, from, err)
+		}
+		for i := 0; i+5 <= n; i++ {
+			if size := binary.BigEndian.Uint32(buf[i:]); buf[i+4] == typeMark && size >= markV1 && size <= maxMark {
+				if m, ok := s.markAt(from+int64(i), int(size)); ok {
+					return m, true, nil
+				}
 			}
 		}
+		from += int64(max(1, n-4))
 	}
-	return false, nil
+	return mark{}, false, nil
+}
+
+// markAt reads the mark at an offset if there is one, with a payload of n bytes.
+func (s *scanner) markAt(at int64, n int) (m mark, ok bool) {
+	if s.limit-at < int64(n+overhead) {
+		return m, false
+	}
+	b := make([]byte, n+overhead)
+	if _, err := s.file.ReadAt(b, at); err != nil || crc32.Checksum(b[:n+5], castagnoli) != binary.BigEndian.Uint32(b[n+5:]) {
+		return m, false
+	}
+	return parseMark(b[5:n+5], at)
+}
+
+// goTo goes on behind a mark.
+func (s *scanner) goTo(m mark) {
+	s.at = m.end
+	s.grow(s.limit)
 }

@@ -44,8 +44,8 @@ func FuzzSegment(f *testing.F) {
 			return
 		}
 		defer l.Close()
-		if len(before.Problems) == 0 && l.Torn() != before.Torn || l.Next() != before.Next || l.Signed() > l.Next() {
-			t.Fatalf("check: %+v; open: torn %d, next %d", before, l.Torn(), l.Next())
+		if len(before.Problems) == 0 && l.Found().Torn != before.Torn || l.Next() != before.Next || l.Signed() > l.Next() {
+			t.Fatalf("check: %+v; open: torn %d, next %d", before, l.Found().Torn, l.Next())
 		}
 		if err := l.Append(leaf(l.Next(), 10)); err != nil {
 			t.Fatal(err)

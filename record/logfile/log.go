@@ -38,7 +38,7 @@ type Log struct {
 	sys   *Disk
 	lock  *os.File
 	view  atomic.Pointer[view] // what readers see
-	torn  int64
+	found Found
 	mark  int64 // where the last mark of the last segment stands, as Open found it
 
 	mu       sync.Mutex
@@ -50,9 +50,30 @@ type Log struct {
 	safe     int64 // bytes of the last segment as of then
 	handed   record.Tree
 	segments []segment // replaced, never changed in place
+	fresh    bool      // the next batch begins a segment
 	err      error     // why the log takes nothing
 	poisoned bool
 }
+
+// Found is what Open has found of what was not as it was written. None of it keeps the log from going on.
+type Found struct {
+	Torn    int64     // bytes of a torn tail, which were cut off: no Sync had returned for them
+	Missing []Missing // leaves that cannot be read, in the last segment or because a whole segment is damaged
+	SetBack string    // why the log may end before where it once ended; "" if it does not. Then the same index may be given twice
+}
+
+// Missing is a run of leaves that cannot be read, From up to (not including) To. A Reader returns it as an error that is not
+// final: it goes on with To.
+type Missing struct {
+	From, To uint64
+	Cause    error // names the file and the byte
+}
+
+func (m *Missing) Error() string {
+	return fmt.Sprintf("leaves %d to %d cannot be read: %v", m.From, m.To-1, m.Cause)
+}
+
+func (m *Missing) Unwrap() error { return m.Cause }
 
 // state is what the entries say.
 type state struct {
@@ -79,7 +100,7 @@ func (v *view) size(i int) int64 {
 }
 
 // Open opens the log in dir, which it makes where there is none, and takes the lock of the writer. A torn tail of the last
-// segment, that is what no Sync had returned for, is cut off. Other damage is an error that names the file and the offset.
+// segment, that is what no Sync had returned for, is cut off. Other damage is no reason not to go on (ADR 0033): Found tells of it.
 func Open(dir string, o Options) (*Log, error) {
 	l := &Log{dir: dir, limit: o.SegmentBytes, sys: o.Disk}
 	if l.limit <= 0 {
@@ -125,31 +146,37 @@ func (l *Log) open() (err error) {
 // recover reads the headers of all segments and the entries of the last.
 func (l *Log) recover() error {
 	last := len(l.segments) - 1
-	for i, seg := range l.segments {
+	for _, seg := range l.segments[:last] {
 		sc, h, err := openScanner(l.dir, seg, 64<<10)
+		if sc != nil {
+			sc.close()
+		}
+		if errors.Is(err, ErrDamaged) {
+			continue // a Reader goes around it
+		}
 		if err != nil {
 			return err
 		}
-		l.now.tree, l.now.note, l.now.last = h.tree, h.note, h.last
-		l.now.cuts = append(l.now.cuts, h.tree)
-		if i == last {
-			err = l.replay(sc)
-		}
-		sc.close()
-		if err != nil {
-			return err
-		}
+		l.now.begin(h)
+	}
+	if err := l.replay(); err != nil {
+		return err
 	}
 	for len(l.now.cuts) > 0 && l.now.cuts[0].Size() <= l.now.last.Size {
 		l.now.cuts = l.now.cuts[1:]
 	}
-	seg := &l.segments[last]
+	if len(l.segments) == 0 { // nothing of it could be read
+		return l.begin()
+	}
+	seg := &l.segments[len(l.segments)-1]
 	f, err := os.OpenFile(seg.name(l.dir), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	l.file = f
-	if l.torn > 0 {
+	if info, err := f.Stat(); err != nil {
+		return err
+	} else if info.Size() > seg.size {
 		if err := l.sys.Truncate(f, seg.size); err != nil {
 			return err
 		}
@@ -184,39 +211,160 @@ func (l *Log) rewrite(f *os.File, from, to int64) error {
 	return nil
 }
 
-// replay reads the last segment to its end or to where it is torn.
-func (l *Log) replay(sc *scanner) error {
+// replay reads the last segment to its end or to where it is torn. Where it is damaged, it goes on behind the next mark, which
+// holds the tree there. Damage without such a mark takes with it all that stood behind it.
+func (l *Log) replay() error {
 	seg := &l.segments[len(l.segments)-1]
-	l.mark = sc.at
+	sc, h, err := openScanner(l.dir, *seg, 64<<10)
+	if sc == nil {
+		return err
+	}
+	defer sc.close()
+	switch {
+	case err == nil:
+		l.now.begin(h)
+		l.fresh = h.old
+	case !errors.Is(err, ErrDamaged):
+		return err
+	default:
+		m, ok, fault := sc.nextMark(0)
+		if fault != nil {
+			return fault
+		}
+		if !ok || m.bare || m.tree.Size() < seg.first {
+			return l.replayBefore(err)
+		}
+		l.now.tree = record.Tree{} // that of the header before is not of this segment
+		l.miss(seg.first, m, err)
+		sc.goTo(m)
+	}
+	l.mark = max(l.mark, sc.at)
 	for {
 		at := sc.at
 		kind, payload, err := sc.next()
-		var d *damage
+		if err == nil {
+			err = l.take(sc, at, kind, payload)
+		}
 		switch {
 		case err == io.EOF:
 			return nil
-		case errors.As(err, &d):
-			if safe, fault := sc.vouched(at); fault != nil {
+		case errors.Is(err, ErrDamaged):
+			m, ok, fault := sc.nextMark(at + 1)
+			switch {
+			case fault != nil:
 				return fault
-			} else if safe {
-				return err
+			case !ok: // torn
+				l.found.Torn, seg.size = seg.size-at, at
+				return nil
+			case m.bare || m.tree.Size() < l.now.tree.Size():
+				l.setAside(*seg, err)
+				seg.size = at
+				return nil
 			}
-			l.torn = seg.size - at
-			seg.size = at
-			return nil
+			l.miss(l.now.tree.Size(), m, err)
+			sc.goTo(m)
 		case err != nil:
 			return err
-		case kind == typeMark:
-			l.mark = at
-		case kind == typeLeaf:
-			l.now.add(payload)
-		case kind == typeCheckpoint:
-			c, err := record.SignedCheckpoint(payload).Unverified()
-			if err != nil || c.Size > l.now.tree.Size() || c.Size <= l.now.last.Size {
-				return sc.damaged(at, "the checkpoint does not fit the log")
-			}
-			l.now.note, l.now.last = payload, c
 		}
+	}
+}
+
+// take takes one entry into the state.
+func (l *Log) take(sc *scanner, at int64, kind byte, payload []byte) error {
+	switch kind {
+	case typeMark:
+		if m, _ := parseMark(payload, at); !m.bare && m.tree.Size() != l.now.tree.Size() {
+			return sc.damaged(at, "the mark is of another tree")
+		}
+		l.mark = at
+	case typeLeaf:
+		l.now.add(payload)
+	case typeCheckpoint:
+		c, err := record.SignedCheckpoint(payload).Unverified()
+		if err != nil || c.Size > l.now.tree.Size() || c.Size <= l.now.last.Size {
+			return sc.damaged(at, "the checkpoint does not fit the log")
+		}
+		l.now.note, l.now.last = payload, c
+	}
+	return nil
+}
+
+// miss goes on at a mark: the leaves from one index up to it cannot be read. What stands before them can still be signed alone.
+func (l *Log) miss(from uint64, m mark, cause error) {
+	if n := len(l.now.cuts); l.now.tree.Size() > 0 && (n == 0 || l.now.cuts[n-1].Size() < l.now.tree.Size()) {
+		l.now.cuts = append(l.now.cuts[:n:n], l.now.tree)
+	}
+	if from < m.tree.Size() {
+		l.found.Missing = append(l.found.Missing, Missing{from, m.tree.Size(), cause})
+	}
+	l.now.tree, l.now.cut, l.fresh, l.mark = m.tree, 0, true, m.at
+	l.keep(l.segments[len(l.segments)-1])
+}
+
+// replayBefore gives up the last segment, of which neither the header nor a mark can be read, and ends the log with the one before.
+func (l *Log) replayBefore(cause error) error {
+	last := len(l.segments) - 1
+	gone := l.segments[last]
+	if l.segments = l.segments[:last:last]; last > 0 {
+		if err := l.replay(); err != nil {
+			return err
+		}
+	} else {
+		l.now = state{}
+	}
+	if l.now.tree.Size() != gone.first || gone.size > int64(len(header{tree: l.now.tree, note: l.now.note}.append(nil))) {
+		l.found.SetBack = cause.Error()
+	}
+	l.keep(gone)
+	if err := l.sys.Unlink(gone.name(l.dir)); err != nil {
+		return err
+	}
+	return nil
+}
+
+// setAside notes that a segment is damaged so that nothing behind it can be told.
+func (l *Log) setAside(seg segment, cause error) {
+	l.found.SetBack, l.fresh = cause.Error(), true
+	l.keep(seg)
+}
+
+const maxAside = 16 // files
+
+// keep keeps a segment as it is now in the folder of what was damaged, so that somebody can look at it when the ring has gone on.
+// It is best effort: a disk that is full or failing has more important things to do.
+func (l *Log) keep(seg segment) {
+	dir := filepath.Join(l.dir, aside)
+	to := filepath.Join(dir, filepath.Base(seg.name(l.dir)))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return
+	}
+	if all, err := os.ReadDir(dir); err != nil || len(all) >= maxAside {
+		return
+	}
+	from, err := os.Open(seg.name(l.dir))
+	if err != nil {
+		return
+	}
+	defer from.Close()
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return // it is there already
+	}
+	defer f.Close()
+	const block = 4096
+	b := make([]byte, block)
+	for at := int64(0); at < seg.size; at += block { // what the disk cannot read stays a hole
+		if n, _ := from.ReadAt(b, at); n > 0 {
+			f.WriteAt(b[:n], at)
+		}
+	}
+}
+
+// begin goes to the beginning of a segment.
+func (s *state) begin(h header) {
+	s.tree, s.note, s.last, s.cut = h.tree, h.note, h.last, 0
+	if n := len(s.cuts); n == 0 || s.cuts[n-1].Size() < h.tree.Size() {
+		s.cuts = append(s.cuts[:n:n], h.tree)
 	}
 }
 
@@ -242,7 +390,7 @@ func (l *Log) begin() error {
 	if err != nil {
 		return fmt.Errorf("cannot begin a segment: %w", err)
 	}
-	b := header{l.now.tree, l.now.note, l.now.last}.append(nil)
+	b := header{tree: l.now.tree, note: l.now.note}.append(nil)
 	seg := segment{l.now.tree.Size(), int64(len(b))}
 	if err = l.sys.Pwrite(f, b, 0); err == nil {
 		if err = l.sys.Fdatasync(f); err == nil {
@@ -263,8 +411,11 @@ func (l *Log) begin() error {
 		l.file.Close()
 		segments[len(segments)-1].size = l.safe
 	}
+	if n := len(segments); n > 0 && segments[n-1].first == seg.first {
+		segments = segments[:n-1] // it held no leaf, and this one has taken its name
+	}
 	l.segments = append(segments, seg)
-	l.file, l.written, l.safe = f, seg.size, seg.size
+	l.file, l.written, l.safe, l.fresh = f, seg.size, seg.size, false
 	return nil
 }
 
@@ -366,13 +517,13 @@ func (l *Log) prepare() error {
 	if len(l.buf) > 0 || l.written > l.safe {
 		return nil
 	}
-	if l.safe >= l.limit && l.now.tree.Size() > l.segments[len(l.segments)-1].first {
+	if l.fresh || l.safe >= l.limit && l.now.tree.Size() > l.segments[len(l.segments)-1].first {
 		if err := l.begin(); err != nil {
 			return err
 		}
 		l.publish()
 	}
-	l.buf = appendMark(l.buf, l.written)
+	l.buf = appendMark(l.buf, l.written, l.now.tree)
 	return nil
 }
 
@@ -486,8 +637,8 @@ func (l *Log) Bytes() (n int64) {
 	return n
 }
 
-// Torn is how many bytes of a torn tail Open has cut off.
-func (l *Log) Torn() int64 { return l.torn }
+// Found is what was not as it was written when the log was opened.
+func (l *Log) Found() Found { return l.found }
 
 // DropBefore removes segments that hold no leaf at or above index, and none that is not signed. The last segment stays.
 func (l *Log) DropBefore(index uint64) error {
@@ -504,6 +655,20 @@ func (l *Log) DropBefore(index uint64) error {
 			return fmt.Errorf("cannot drop segment: %w", err)
 		}
 	}
+	return nil
+}
+
+// Rotate begins a segment, so that DropBefore may drop the one that was the last.
+func (l *Log) Rotate() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil || len(l.buf) > 0 || l.written > l.safe || l.now.tree.Size() == l.segments[len(l.segments)-1].first {
+		return l.err
+	}
+	if err := l.begin(); err != nil {
+		return err
+	}
+	l.publish()
 	return nil
 }
 

@@ -141,6 +141,26 @@ func (w *writer) drain(r *Reader, from uint64) (out []record.Verified, err error
 	}
 }
 
+// readAround reads all that is signed and can be read.
+func (w *writer) readAround(from uint64) (out []record.Verified, missing []Missing) {
+	w.t.Helper()
+	r := w.log.Reader(from)
+	defer r.Close()
+	for {
+		some, err := w.drain(r, r.From())
+		out = append(out, some...)
+		var m *Missing
+		switch {
+		case err == nil:
+			return out, missing
+		case errors.As(err, &m):
+			missing = append(missing, *m)
+		default:
+			w.t.Fatal(err)
+		}
+	}
+}
+
 func (w *writer) check(dir string) Report {
 	w.t.Helper()
 	r, err := Check(dir, CheckOptions{Box: testBox, Key: &w.key.PublicKey})

@@ -44,7 +44,14 @@ func TestPageGoesOnBeyondDamage(t *testing.T) {
 	defer p.store.Close()
 	p.view = view.New(view.Options{Title: "test", Record: p.record})
 	defer p.view.Close()
-	b, err := p.store.Box(reg)
+	if err := d.Enact(reg); err != nil {
+		t.Fatal(err)
+	}
+	state, err := d.Registry().Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.store.Box(state.Box(box.ID))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type initCmd struct {
 	ListenPeers string   `default:"127.0.0.1:7422" help:"Where ward peers connect, host:port; not with --join."`
 	Page        string   `default:"127.0.0.1:8080" help:"Address of the page. It shows patient data: keep it on a loopback address."`
 	Host        []string `help:"Further host names or addresses under which others reach this peer; not with --join."`
+	Genesis     string   `placeholder:"FILE" type:"existingfile" help:"Begin with a registry that several administrators decide: its signed genesis (vitalpeer registry init). Without it, one administrator decides alone, whose key is put into the data folder."`
 }
 
 func (c *initCmd) Run() error {
@@ -44,17 +46,27 @@ func (c *initCmd) Run() error {
 		return errors.New("cannot make a hub without names: give --facility and --name (or --join INVITATION for a ward peer)")
 	}
 	conf.Peers.Listen = c.ListenPeers
-	if err := facility.Init(c.dir(), conf, c.Host); err != nil {
+	var genesis []byte
+	if c.Genesis != "" {
+		var err error
+		if genesis, err = os.ReadFile(c.Genesis); err != nil {
+			return fmt.Errorf("cannot read the genesis: %w", err)
+		}
+	}
+	if err := facility.InitWith(c.dir(), conf, c.Host, genesis); err != nil {
 		return err
 	}
 	fmt.Printf("Hub %s of the new facility %s is ready in %s.\n", c.Name, c.Facility, c.Data)
 	fmt.Printf("Keep a copy of %s in a safe place: it is the facility's authority and the key that opens its records.\n", facility.Dir(c.Data).CAKey()+" and "+facility.Dir(c.Data).ReaderKey())
+	if genesis == nil {
+		fmt.Printf("%s is the key of the administrator who decides who may write and read here: whoever has it lets boxes in. Keep a copy of it too.\n", facility.Dir(c.Data).AdministratorKey())
+	}
 	fmt.Printf("Run it: vitalpeer run --data %s\n", c.Data)
 	return nil
 }
 
 type inviteCmd struct {
-	data
+	deciding
 	Name   string   `arg:"" help:"Name of the ward peer, unique in the facility."`
 	Out    string   `short:"o" placeholder:"FILE" help:"Where to write the invitation (default NAME.invitation.json)."`
 	Boxes  string   `placeholder:"HOST:PORT" help:"Where boxes will reach the ward peer; enrolled boxes are told."`
@@ -62,7 +74,7 @@ type inviteCmd struct {
 	Reader bool     `help:"Hand on the reader key too, so that this peer can open records."`
 }
 
-func (c *inviteCmd) Run() error {
+func (c *inviteCmd) Run(ctx context.Context) error {
 	conf, err := c.dir().Load()
 	if err != nil {
 		return err
@@ -73,12 +85,15 @@ func (c *inviteCmd) Run() error {
 	if _, err := os.Stat(c.Out); err == nil {
 		return fmt.Errorf("cannot write %s: it exists; remove it or name another with -o", c.Out)
 	}
-	inv, err := facility.Invite(c.dir(), conf, c.Name, c.Boxes, c.Host, c.Reader)
+	inv, d, err := facility.Invite(c.dir(), conf, c.Name, c.Boxes, c.Host, c.Reader)
 	if err != nil {
 		return err
 	}
+	if err := c.decide(ctx, d); err != nil {
+		return err
+	}
 	if err := inv.Write(c.Out); err != nil {
-		return errors.Join(err, c.dir().Registry().RemovePeer(c.Name))
+		return errors.Join(err, c.decide(ctx, &registry.RemovePeer{Name: c.Name}))
 	}
 	fmt.Printf("Invitation for %s is in %s. It holds that peer's keys: carry it like a key.\n", c.Name, c.Out)
 	fmt.Printf("There: vitalpeer init --join %s --data DIR\n", c.Out)
@@ -94,19 +109,24 @@ type peerListCmd struct{ data }
 
 func (c *peerListCmd) Run() error {
 	s, err := c.dir().Registry().Load()
+	if err != nil {
+		return err
+	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, p := range s.Peers {
 		fmt.Fprintf(w, "%s\tinvited %s\tboxes %s\n", p.Name, p.Invited.Format(time.DateOnly), orDash(p.Boxes))
 	}
-	return errors.Join(w.Flush(), err)
+	return w.Flush()
 }
 
 type peerRemoveCmd struct {
-	data
+	deciding
 	Name string `arg:""`
 }
 
-func (c *peerRemoveCmd) Run() error { return c.dir().Registry().RemovePeer(c.Name) }
+func (c *peerRemoveCmd) Run(ctx context.Context) error {
+	return c.decide(ctx, &registry.RemovePeer{Name: c.Name})
+}
 
 type operatorCmd struct {
 	Add    operatorAddCmd    `cmd:"" help:"Make credentials with which the nats program sees streams and consumers, and no record."`
@@ -114,48 +134,59 @@ type operatorCmd struct {
 }
 
 type operatorAddCmd struct {
-	data
+	deciding
 	Name string `arg:"" help:"Of the operator: 1 to 32 of a-z, 0-9 and -."`
 	Out  string `short:"o" required:"" placeholder:"DIR" help:"A new folder for the credentials."`
 }
 
-func (c *operatorAddCmd) Run() error {
+func (c *operatorAddCmd) Run(ctx context.Context) error {
 	conf, err := c.dir().Load()
 	if err != nil {
 		return err
 	}
-	if err := facility.AddOperator(c.dir(), conf, c.Name, c.Out); err != nil {
+	d, err := facility.AddOperator(c.dir(), conf, c.Name, c.Out)
+	if err != nil {
 		return err
+	}
+	if err := c.decide(ctx, d); err != nil {
+		return errors.Join(err, os.RemoveAll(c.Out))
 	}
 	fmt.Printf("Try: nats $(cat %s/flags) stream list\n", c.Out)
 	return nil
 }
 
 type operatorRemoveCmd struct {
-	data
+	deciding
 	Name string `arg:""`
 }
 
-func (c *operatorRemoveCmd) Run() error { return c.dir().Registry().RemoveOperator(c.Name) }
+func (c *operatorRemoveCmd) Run(ctx context.Context) error {
+	return c.decide(ctx, &registry.RemoveOperator{Name: c.Name})
+}
 
 type boxCmd struct {
-	Add          boxAddCmd          `cmd:"" help:"Enrol a box by its request: register it here and write its grant."`
-	Import       boxImportCmd       `cmd:"" help:"Take in a registration that another peer made."`
+	Add          boxAddCmd          `cmd:"" help:"Enrol a box by its request: register it and write its grant."`
 	Trial        boxTrialCmd        `cmd:"" help:"Register a box whose keys are files, to try with the nats program what a box may do."`
 	List         boxListCmd         `cmd:"" help:"List the registered boxes."`
+	Grant        boxGrantCmd        `cmd:"" help:"Say anew what a box may write, from a record on."`
+	Suspend      boxSuspendCmd      `cmd:"" help:"Stop a box until it is resumed. One administrator may do it alone."`
+	Resume       boxResumeCmd       `cmd:"" help:"Let a suspended box go on."`
+	Rekey        boxRekeyCmd        `cmd:"" help:"Give a box new keys, as after the change of its chip; its log goes on."`
 	Revoke       boxRevokeCmd       `cmd:"" help:"Cut a box off for good."`
-	Registration boxRegistrationCmd `cmd:"" help:"Print a box's registration, for other peers to import."`
+	Decommission boxDecommissionCmd `cmd:"" help:"End a box in good order."`
+	Registration boxRegistrationCmd `cmd:"" help:"Print what the registry says of a box."`
 }
 
 type boxAddCmd struct {
-	data
-	Request string            `arg:"" type:"existingfile" help:"The box's request, such as gw1.request.json."`
-	Out     string            `short:"o" placeholder:"FILE" help:"Where to write the grant (default NAME.grant.json)."`
-	Kinds   []record.Kind     `help:"Kinds of records it may write (default all: vitals, waveform, alarm, adt, other, raw)."`
-	Leaf    map[string]string `placeholder:"NAME=tls://HOST:PORT" help:"Leaf nodes for the box in place of the known peers; names in alphabetical order are the order of preference."`
+	deciding
+	Request  string            `arg:"" type:"existingfile" help:"The box's request, such as gw1.request.json."`
+	Out      string            `short:"o" placeholder:"FILE" help:"Where to write the grant (default NAME.grant.json)."`
+	Kinds    []record.Kind     `help:"Kinds of records it may write (default all: vitals, waveform, alarm, adt, other, raw)."`
+	Monitors []string          `help:"Monitors it may speak for (default all). Only peers that can open records hold it to them."`
+	Leaf     map[string]string `placeholder:"NAME=tls://HOST:PORT" help:"Leaf nodes for the box in place of the known peers; names in alphabetical order are the order of preference."`
 }
 
-func (c *boxAddCmd) Run() error {
+func (c *boxAddCmd) Run(ctx context.Context) error {
 	conf, err := c.dir().Load()
 	if err != nil {
 		return err
@@ -179,43 +210,24 @@ func (c *boxAddCmd) Run() error {
 	if _, err := os.Stat(c.Out); err == nil {
 		return fmt.Errorf("cannot write %s: it exists; remove it or name another with -o", c.Out)
 	}
-	if err := c.dir().Registry().Put(r); err != nil {
+	r.Monitors = c.Monitors
+	if err := c.decide(ctx, r); err != nil {
 		return err
 	}
 	if err := enrolment.Write(c.Out, g); err != nil {
 		return err
 	}
-	fmt.Printf("Box %s is registered; the protection of its key counts as %q. Its grant is in %s.\n", r.Box, r.Protection(), c.Out)
-	return nil
-}
-
-type boxImportCmd struct {
-	data
-	Registration string `arg:"" type:"existingfile" help:"A file that vitalpeer box registration printed at another peer."`
-}
-
-func (c *boxImportCmd) Run() error {
-	if _, err := c.dir().Load(); err != nil {
-		return err
-	}
-	r, err := registry.ReadRegistration(c.Registration)
-	if err != nil {
-		return err
-	}
-	if err := c.dir().Registry().Put(r); err != nil {
-		return err
-	}
-	fmt.Printf("Box %s is registered; the protection of its key counts as %q.\n", r.Box, r.Protection())
+	fmt.Printf("The protection of the key of box %s counts as %q. Its grant is in %s.\n", r.Box, (&registry.Registration{Claim: r.Claim}).Protection(), c.Out)
 	return nil
 }
 
 type boxTrialCmd struct {
-	data
+	deciding
 	Box string `arg:"" help:"facility/name, of no real box."`
 	Out string `short:"o" required:"" placeholder:"DIR" help:"A new folder for the credentials."`
 }
 
-func (c *boxTrialCmd) Run() error {
+func (c *boxTrialCmd) Run(ctx context.Context) error {
 	conf, err := c.dir().Load()
 	if err != nil {
 		return err
@@ -224,8 +236,12 @@ func (c *boxTrialCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if _, err := facility.AddTrial(c.dir(), conf, id, c.Out); err != nil {
+	d, err := facility.AddTrial(c.dir(), conf, id, c.Out)
+	if err != nil {
 		return err
+	}
+	if err := c.decide(ctx, d); err != nil {
+		return errors.Join(err, os.RemoveAll(c.Out))
 	}
 	fmt.Printf("Try: nats $(cat %s/flags) sub '>'\n", c.Out)
 	fmt.Printf("When done: vitalpeer box revoke %s --last 0 --data %s\n", c.Box, c.Data)
@@ -239,55 +255,154 @@ func (c *boxListCmd) Run() error {
 		return err
 	}
 	s, err := c.dir().Registry().Load()
+	if err != nil {
+		return err
+	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, r := range s.Boxes {
 		state := "in force"
-		if r.Revoked != nil {
+		switch {
+		case r.Revoked != nil && r.Revoked.Decommissioned:
+			state = fmt.Sprintf("decommissioned %s at record %d", r.Revoked.At.Format(time.DateOnly), *r.Until)
+		case r.Suspended != nil:
+			state = fmt.Sprintf("suspended %s: %s", r.Suspended.At.Format(time.DateOnly), r.Suspended.Reason)
+		case r.Revoked != nil:
 			state = fmt.Sprintf("revoked %s at record %d: %s", r.Revoked.At.Format(time.DateOnly), *r.Until, r.Revoked.Reason)
 		}
 		fmt.Fprintf(w, "%s\t%s\tregistered %s\t%v\t%s\n", r.Box, r.Protection(), r.Registered.Format(time.DateOnly), r.Kinds, state)
 	}
-	return errors.Join(w.Flush(), err)
+	return w.Flush()
+}
+
+type boxGrantCmd struct {
+	deciding
+	Box      string        `arg:"" help:"facility/name"`
+	Kinds    []record.Kind `help:"Kinds of records it may write (default all)."`
+	Monitors []string      `help:"Monitors it may speak for (default all)."`
+	From     *uint64       `help:"Index of the first record that this is for (default the next one)."`
+	Until    *uint64       `help:"Index of the first record after it (default: no end)."`
+}
+
+func (c *boxGrantCmd) Run(ctx context.Context) error {
+	from, err := c.index(c.Box, c.From)
+	if err != nil {
+		return err
+	}
+	if len(c.Kinds) == 0 {
+		c.Kinds = registry.AllKinds
+	}
+	return c.decide(ctx, &registry.Grant{Box: c.Box, Kinds: c.Kinds, Monitors: c.Monitors, From: from, Until: c.Until})
+}
+
+type boxSuspendCmd struct {
+	deciding
+	Box    string `arg:"" help:"facility/name"`
+	Reason string `default:"suspended by an administrator" help:"Why; it stands in the registry."`
+}
+
+func (c *boxSuspendCmd) Run(ctx context.Context) error {
+	return c.decide(ctx, &registry.Suspend{Box: c.Box, Reason: c.Reason})
+}
+
+type boxResumeCmd struct {
+	deciding
+	Box string `arg:"" help:"facility/name"`
+}
+
+func (c *boxResumeCmd) Run(ctx context.Context) error {
+	return c.decide(ctx, &registry.Resume{Box: c.Box})
+}
+
+type boxRekeyCmd struct {
+	deciding
+	Request string  `arg:"" type:"existingfile" help:"A new request of the box, made with its new keys."`
+	Out     string  `short:"o" placeholder:"FILE" help:"Where to write the new grant (default NAME.grant.json)."`
+	From    *uint64 `help:"Index of the first record under the new keys (default the next one)."`
+}
+
+func (c *boxRekeyCmd) Run(ctx context.Context) error {
+	conf, err := c.dir().Load()
+	if err != nil {
+		return err
+	}
+	q, err := enrolment.ReadRequest(c.Request)
+	if err != nil {
+		return err
+	}
+	if c.Out == "" {
+		_, name, _ := strings.Cut(q.Box, "/")
+		c.Out = name + ".grant.json"
+	}
+	if _, err := os.Stat(c.Out); err == nil {
+		return fmt.Errorf("cannot write %s: it exists; remove it or name another with -o", c.Out)
+	}
+	e, g, err := facility.Enrol(c.dir(), conf, q, nil, nil)
+	if err != nil {
+		return err
+	}
+	from, err := c.index(q.Box, c.From)
+	if err != nil {
+		return err
+	}
+	if err := c.decide(ctx, &registry.Rekey{Box: e.Box, DataKey: e.DataKey, TLSKey: e.TLSKey, NKey: e.NKey, Claim: e.Claim, Software: e.Software, Chip: e.Chip, From: from}); err != nil {
+		return err
+	}
+	return enrolment.Write(c.Out, g)
 }
 
 type boxRevokeCmd struct {
-	data
+	deciding
 	Box    string  `arg:"" help:"facility/name"`
 	Reason string  `default:"revoked by an administrator" help:"Why; it stands in the registry."`
 	Last   *uint64 `help:"Index of the last record that is still believed (default the last one stored here)."`
 }
 
-func (c *boxRevokeCmd) Run() error {
-	r, err := find(c.dir(), c.Box)
+func (c *boxRevokeCmd) Run(ctx context.Context) error {
+	until, err := c.index(c.Box, after(c.Last))
 	if err != nil {
 		return err
 	}
-	if r.Revoked != nil {
-		return fmt.Errorf("cannot revoke box %s: it was revoked on %s", r.Box, r.Revoked.At.Format(time.DateTime))
-	}
-	var until uint64
-	if c.Last != nil {
-		until = *c.Last + 1
-	} else {
-		src, err := openSource(c.dir())
-		if err != nil {
-			return err
-		}
-		defer src.Close()
-		if until, err = src.Size(r.ID()); err != nil {
-			return err
-		}
-	}
-	if r.Until == nil || until < *r.Until {
-		r.Until = &until
-	}
-	r.Revoked = &registry.Revocation{At: time.Now().UTC().Truncate(time.Second), Reason: c.Reason}
-	if err := c.dir().Registry().Put(r); err != nil {
+	return c.decide(ctx, &registry.Revoke{Box: c.Box, Until: until, Reason: c.Reason})
+}
+
+type boxDecommissionCmd struct {
+	deciding
+	Box  string  `arg:"" help:"facility/name"`
+	Last *uint64 `help:"Index of its last record (default the last one stored here)."`
+}
+
+func (c *boxDecommissionCmd) Run(ctx context.Context) error {
+	until, err := c.index(c.Box, after(c.Last))
+	if err != nil {
 		return err
 	}
-	fmt.Printf("Box %s is revoked: cut off here within a second, and nothing from record %d on is accepted.\n", r.Box, *r.Until)
-	fmt.Printf("Tell the other peers: vitalpeer box registration %s --data %s >FILE; there: vitalpeer box import FILE --data DIR\n", r.Box, c.Data)
-	return nil
+	return c.decide(ctx, &registry.Decommission{Box: c.Box, Until: until})
+}
+
+// after is the index after the last one that a person named.
+func after(last *uint64) *uint64 {
+	if last == nil {
+		return nil
+	}
+	next := *last + 1
+	return &next
+}
+
+// index is the index that a person named, or the one after the last record that is stored here.
+func (c *deciding) index(box string, named *uint64) (uint64, error) {
+	r, err := find(c.dir(), box)
+	if err != nil || named != nil {
+		if err == nil {
+			return *named, nil
+		}
+		return 0, err
+	}
+	src, err := openSource(c.dir())
+	if err != nil {
+		return 0, err
+	}
+	defer src.Close()
+	return src.Size(r.ID())
 }
 
 type boxRegistrationCmd struct {
@@ -315,11 +430,11 @@ func find(d facility.Dir, box string) (*registry.Registration, error) {
 		return nil, err
 	}
 	s, err := d.Registry().Load()
-	if r := s.Box(id); r != nil {
-		return r, nil
-	}
 	if err != nil {
 		return nil, err
+	}
+	if r := s.Box(id); r != nil {
+		return r, nil
 	}
 	return nil, fmt.Errorf("cannot find box %s: it is not registered here; vitalpeer box list --data %s shows all", id, d)
 }

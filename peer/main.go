@@ -24,7 +24,8 @@ type cli struct {
 	Init     initCmd     `cmd:"" help:"Make a hub with a new facility, or with --join a ward peer of one."`
 	Invite   inviteCmd   `cmd:"" help:"Write an invitation for a ward peer."`
 	Run      runCmd      `cmd:"" help:"Run the peer."`
-	Box      boxCmd      `cmd:"" help:"Enrol, import, list and revoke boxes."`
+	Box      boxCmd      `cmd:"" help:"Enrol, list, suspend and revoke boxes."`
+	Registry registryCmd `cmd:"" help:"The signed log of all decisions: who may do what."`
 	Peer     peerCmd     `cmd:"" help:"List and remove invited peers."`
 	Operator operatorCmd `cmd:"" help:"Let a person look at the streams with the nats program."`
 	Tail     tailCmd     `cmd:"" help:"Print verified Bundles as NDJSON, one line per record."`

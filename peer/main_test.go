@@ -147,13 +147,8 @@ func (s *site) ward(name string, flags ...string) *site {
 func (s *site) enrol(b *peertest.Box, others ...*site) {
 	s.t.Helper()
 	s.enrolWith(b)
-	registration := filepath.Join(s.t.TempDir(), "registration")
-	text := program(s.t, "box", "registration", b.ID.String(), "--data", string(s.dir))
-	if err := os.WriteFile(registration, []byte(text), 0o644); err != nil {
-		s.t.Fatal(err)
-	}
 	for _, o := range others {
-		program(s.t, "box", "import", registration, "--data", string(o.dir))
+		program(s.t, "registry", "submit", s.dir.Registry().Log, "--data", string(o.dir))
 	}
 }
 

@@ -48,10 +48,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 	return run(ctx, c.dir(), newLog(c.Debug), nil)
 }
 
-const (
-	registryEvery = 250 * time.Millisecond
-	viewRecords   = 20000 // of each box that the page is filled with at start
-)
+const viewRecords = 20000 // of each box that the page is filled with at start
 
 // peer is a running peer.
 type peer struct {
@@ -64,8 +61,11 @@ type peer struct {
 	view  *view.View
 	page  net.Listener
 
+	registry *registry.Log
+	spread   *replicate.Registry
+	enforce  sync.Mutex // one change of the registry is put into force at a time
+
 	mu       sync.Mutex
-	state    registry.State
 	broken   error // what of the registry is not in force, and why
 	lastLink time.Time
 	work     map[record.BoxID]*ingest.Ingest
@@ -134,11 +134,14 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	if err != nil {
 		return err
 	}
-	if p.state, p.broken = d.Registry().Load(); p.broken != nil {
-		p.log.Error("the registry is not whole", "error", p.broken)
+	if p.registry, err = d.Registry().Open(); err != nil {
+		return err
 	}
-	mark := d.Registry().Mark()
-	if p.node, err = node.Start(nc, node.FromRegistry(p.state), p.log); err != nil {
+	state := p.registry.State()
+	if state.Facility != conf.Facility {
+		return fmt.Errorf("cannot run on %s: its registry is of facility %s, its peer.toml says %s", d, state.Facility, conf.Facility)
+	}
+	if p.node, err = node.Start(nc, node.FromRegistry(*state), p.log); err != nil {
 		return err
 	}
 	defer p.node.Stop()
@@ -157,10 +160,13 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	defer between.Close()
 
 	g, ctx := errgroup.WithContext(ctx)
-	for _, r := range p.state.Boxes {
+	for _, r := range state.Boxes {
 		p.take(ctx, g, r)
 	}
-	g.Go(func() error { return p.followRegistry(ctx, g, mark) })
+	take := func(entry []byte) error { return p.decided(ctx, g, entry) }
+	p.spread = &replicate.Registry{Name: conf.Name, Conn: between, Entries: p.registry, Take: take, Log: p.log, Links: p.node.Leaves}
+	g.Go(func() error { return p.spread.Run(ctx) })
+	g.Go(func() error { return p.followLinks(ctx) })
 	g.Go(func() error {
 		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log, Links: p.node.Leaves}).Run(ctx)
 	})
@@ -172,11 +178,12 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /records", p.serveRecords)
 	mux.HandleFunc("GET /status", p.serveStatus)
+	mux.HandleFunc("POST /registry", func(w http.ResponseWriter, q *http.Request) { p.serveDecision(w, q, take) })
 	serve(ctx, g, socket, mux, nil)
 	if p.page != nil {
 		serve(ctx, g, p.page, p.pages(), p.view.Close)
 	}
-	p.log.Info("running", "boxes", addrText(p.node.BoxAddress()), "peers", conf.Peers.Listen, "hubs", conf.Peers.Hubs, "page", addrText(p.pageAddress()), "registered", len(p.state.Boxes))
+	p.log.Info("running", "boxes", addrText(p.node.BoxAddress()), "peers", conf.Peers.Listen, "hubs", conf.Peers.Hubs, "page", addrText(p.pageAddress()), "registered", len(state.Boxes))
 	if started != nil {
 		started(p)
 	}
@@ -257,9 +264,46 @@ func (p *peer) take(ctx context.Context, g *errgroup.Group, r *registry.Registra
 	g.Go(func() error { return p.show(ctx, b) })
 }
 
-// followRegistry puts changes of the registry into force.
-func (p *peer) followRegistry(ctx context.Context, g *errgroup.Group, mark string) error {
-	tick := time.NewTicker(registryEvery)
+// decided takes an entry into the registry and puts what it comes to into force: when it returns, a box that is no longer
+// let in is cut off. An entry that is known is no error.
+func (p *peer) decided(ctx context.Context, g *errgroup.Group, entry []byte) error {
+	p.enforce.Lock()
+	defer p.enforce.Unlock()
+	before := p.registry.State()
+	if err := p.registry.Append(entry); err != nil {
+		return err
+	}
+	s := p.registry.State()
+	if s == before {
+		return nil
+	}
+	for _, r := range s.Boxes { // what stops a box stops it in the store first
+		if b := p.store.Find(r.ID()); b != nil {
+			p.take(ctx, g, r)
+		}
+	}
+	m := node.FromRegistry(*s)
+	began := time.Now()
+	broken := p.node.Update(m)
+	cut := time.Since(began)
+	if broken != nil {
+		p.log.Error("cannot follow the registry", "error", broken)
+	}
+	for _, r := range s.Boxes {
+		if p.store.Find(r.ID()) == nil {
+			p.take(ctx, g, r)
+		}
+	}
+	p.mu.Lock()
+	p.broken = broken
+	p.mu.Unlock()
+	p.log.Info("the registry has changed", "entries", s.Size, "boxes", len(m.Boxes), "peers", len(m.Peers), "operators", len(m.Operators), "in_force_after", cut.String())
+	return broken
+}
+
+// followLinks notes when a hub was last connected.
+func (p *peer) followLinks(ctx context.Context) error {
+	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
@@ -272,27 +316,6 @@ func (p *peer) followRegistry(ctx context.Context, g *errgroup.Group, mark strin
 			p.lastLink = time.Now()
 			p.mu.Unlock()
 		}
-		now := p.dir.Registry().Mark()
-		if now == mark {
-			continue
-		}
-		mark = now
-		s, broken := p.dir.Registry().Load()
-		if broken != nil {
-			p.log.Error("the registry is not whole", "error", broken)
-		}
-		m := node.FromRegistry(s)
-		if err := p.node.Update(m); err != nil {
-			p.log.Error("cannot follow the registry", "error", err)
-			broken = errors.Join(broken, err)
-		}
-		for _, r := range s.Boxes {
-			p.take(ctx, g, r)
-		}
-		p.mu.Lock()
-		p.state, p.broken = s, broken
-		p.mu.Unlock()
-		p.log.Info("the registry has changed", "boxes", len(m.Boxes), "peers", len(m.Peers), "operators", len(m.Operators))
 	}
 }
 
@@ -316,6 +339,7 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 				stuck = false
 			}
 			rd.reg = b.Registration()
+			rd.verifier.Follow(rd.reg)
 			v, err := rd.verifier.Verify(pub)
 			if err != nil {
 				return err
@@ -327,6 +351,9 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			if opener != nil {
 				if c, err = rd.open(ctx, v); err == nil {
 					check.look(b, v, c)
+				}
+				if rd.reg.RefusesMonitor(pub.Index, c.Monitor) && err == nil {
+					return nil
 				}
 			}
 			p.view.Add(v, c, rd.reg.Protection())
@@ -397,6 +424,9 @@ func (p *peer) record(ctx context.Context, id record.BoxID, index uint64) (v rec
 		c, err = rd.open(ctx, v)
 		if err != nil && !errors.Is(err, record.ErrNoContent) && !errors.Is(err, record.ErrNoKey) {
 			return v, c, "", err
+		}
+		if err == nil && reg.RefusesMonitor(index, c.Monitor) {
+			return record.Verified{}, record.Content{}, "", errors.New("the registry does not grant this record to its box")
 		}
 	}
 	return v, c, reg.Protection(), nil

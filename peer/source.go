@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -78,17 +79,24 @@ func (storeSource) Close() error { return nil }
 var errRunning = errors.New("a vitalpeer is running on this data folder")
 
 // lock takes the data folder for this process.
-func lock(d facility.Dir) (unlock func(), err error) {
-	f, err := os.OpenFile(d.Lock(), os.O_RDWR|os.O_CREATE, 0o600)
+func lock(d facility.Dir) (unlock func(), err error) { return lockFile(d.Lock(), unix.LOCK_NB) }
+
+// lockDeciding lets one command at a time make the next entry of the registry: two would sign two for one place.
+func lockDeciding(d facility.Dir) (unlock func(), err error) {
+	return lockFile(d.Lock()+".registry", 0)
+}
+
+func lockFile(path string, how int) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the data folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|how); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errRunning
 		}
-		return nil, fmt.Errorf("cannot lock the data folder %s: %w", d, err)
+		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 	}
 	return func() { f.Close() }, nil
 }
@@ -167,6 +175,10 @@ func records(ctx context.Context, b *store.Box, from uint64, follow bool, do fun
 type socketSource struct{ dir facility.Dir }
 
 func (s socketSource) get(ctx context.Context, path string) (*http.Response, error) {
+	return s.do(ctx, http.MethodGet, path, nil)
+}
+
+func (s socketSource) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			name, done, err := socketName(s.dir)
@@ -177,7 +189,7 @@ func (s socketSource) get(ctx context.Context, path string) (*http.Response, err
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", name)
 		}}}
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://peer"+path, nil)
+	q, err := http.NewRequestWithContext(ctx, method, "http://peer"+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -191,6 +203,9 @@ func (s socketSource) get(ctx context.Context, path string) (*http.Response, err
 			return nil, unknownBox{path}
 		}
 		text, _ := io.ReadAll(io.LimitReader(a.Body, 4096))
+		if a.StatusCode == http.StatusConflict {
+			return nil, decisionRefused{strings.TrimSpace(string(text))}
+		}
 		return nil, fmt.Errorf("cannot read from the vitalpeer that runs on %s: %s", s.dir, text)
 	}
 	return a, nil

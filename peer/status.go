@@ -27,7 +27,8 @@ type status struct {
 	Facility   string      `json:"facility"`
 	Name       string      `json:"name"`
 	Running    bool        `json:"running"`
-	Links      int         `json:"links"` // leaf-node connections to other peers
+	Registry   uint64      `json:"registry"` // entries of the registry in force here
+	Links      int         `json:"links"`    // leaf-node connections to other peers
 	Ready      bool        `json:"ready"`
 	Conditions []condition `json:"conditions"`
 	Boxes      []boxStatus `json:"boxes"`
@@ -57,8 +58,9 @@ const standing = 10 * time.Second
 
 func (p *peer) status() *status {
 	p.mu.Lock()
-	state, broken, lastLink, untaken, damaged := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
+	broken, lastLink, untaken, damaged := p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
 	p.mu.Unlock()
+	state := p.registry.State()
 	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
 	for _, r := range state.Boxes {
@@ -93,7 +95,13 @@ func (p *peer) status() *status {
 	}
 	if broken != nil {
 		st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical",
-			"Something of the registry is not in force: " + broken.Error() + ".", "Mend what it names; run vitalpeer fsck for a log."})
+			"Something of the registry is not in force: " + broken.Error() + ".", "Mend what it names; restart vitalpeer."})
+	}
+	st.registry(p.dir, state)
+	for _, name := range p.spread.SetBack() {
+		st.Conditions = append(st.Conditions, condition{"registry-set-back", name, "warning",
+			"This peer has lost entries of the registry that it had shown before, as after a restored backup.",
+			"If nobody restored it, find out who works on its disk. It takes the entries again from the others by itself."})
 	}
 	if away := time.Since(lastLink); len(p.conf.Peers.Hubs) > 0 && away > 10*time.Second {
 		st.Conditions = append(st.Conditions, condition{"hub-away", "", "warning",
@@ -122,6 +130,9 @@ func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []
 		say("store-failed", since, "no record of this box is stored: "+trouble.Error(), "Look at the disk of "+folder+", then restart vitalpeer.")
 	case trouble != nil:
 		say("store-failed", since, "no record of this box is stored: "+trouble.Error(), "Look at the disk of "+folder+"; vitalpeer goes on by itself when it can.")
+	case errors.Is(at.Err, store.ErrSuspended):
+		all = append(all, condition{"suspended", "", "warning", "The box is suspended in the registry: nothing of it is taken; it keeps its records.",
+			"Resume it (vitalpeer box resume) or revoke it."})
 	case at.Err != nil && now.Sub(at.Since) > standing:
 		say("ingest-behind", at.Since, "nothing is taken out of the stream of this box: "+at.Err.Error(), "Mend what it names; vitalpeer tries again every second.")
 	case at.Gap == nil && !at.Behind.IsZero() && now.Sub(at.Behind) > standing:
@@ -155,6 +166,17 @@ func (st *status) add(d facility.Dir, r *registry.Registration, b *store.Box) {
 			"Go to the bed: chart by hand until this is settled. If the disk of the box was restored, no peer will ever take its second history: enrol it anew under another name (vitalpeer box add), and revoke " + r.Box +
 				" (vitalpeer box revoke). If nobody restored it, its key is in other hands: revoke it at once. The evidence is in " + filepath.Join(d.Evidence(), r.Box) + ", what was set aside in " + filepath.Join(d.Quarantine(), r.Box) +
 				"; this condition ends when the *.fork.* files of both are moved elsewhere."})
+	}
+}
+
+// registry says what of the registry a person must know.
+func (st *status) registry(d facility.Dir, s *registry.State) {
+	st.Registry = s.Size
+	if n := files(d.Registry().Evidence, ".fork"); n > 0 {
+		st.Conditions = append(st.Conditions, condition{"registry-fork", "", "critical",
+			fmt.Sprintf("Administrators have signed two different decisions for one place of the registry (%d times), so peers do not enforce the same.", n),
+			"See both with vitalpeer registry verify FILE in " + d.Registry().Evidence + ". If nobody did it by mistake, their keys are in other hands: name new ones (vitalpeer registry administrators). " +
+				"Then put the right log into force at each peer that has gone the other way (vitalpeer registry restore), and move the files elsewhere."})
 	}
 }
 
@@ -199,8 +221,9 @@ func (c *statusCmd) Run(ctx context.Context) error {
 		st = &status{Facility: conf.Facility, Name: conf.Name}
 		state, err := c.dir().Registry().Load()
 		if err != nil {
-			st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical", err.Error() + ".", "Mend or remove the file that it names."})
+			st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical", err.Error() + ".", "Do what it says; until then this peer does not run."})
 		}
+		st.registry(c.dir(), &state)
 		for _, r := range state.Boxes {
 			b, err := s.store.Box(r)
 			if err != nil {

@@ -51,12 +51,12 @@ type checkpointLine struct {
 type reader struct {
 	source   source
 	reg      *registry.Registration
-	verifier *record.Verifier
+	verifier *registry.Verifier
 	opener   *record.Opener // nil: sealed
 }
 
 func newReader(src source, r *registry.Registration, opener *record.Opener) *reader {
-	return &reader{src, r, record.NewVerifier(r.ID(), r.Key()), opener}
+	return &reader{src, r, r.Verifier(), opener}
 }
 
 // open is the content of a record. Where the epoch's leaf was not seen yet, it is fetched from the store.
@@ -67,7 +67,7 @@ func (r *reader) open(ctx context.Context, v record.Verified) (record.Content, e
 	}
 	found := errors.New("found")
 	err = r.source.Records(ctx, r.reg.ID(), v.Header().Epoch, false, func(p record.Published) error {
-		e, err := record.Verify(p, r.reg.ID(), r.reg.Key())
+		e, err := record.Verify(p, r.reg.ID(), r.reg.KeyAt(p.Index))
 		if err != nil {
 			return err
 		}
@@ -114,6 +114,9 @@ func (r *reader) line(ctx context.Context, p record.Published, all bool) (l line
 		}
 		l.Sealed = err.Error()
 		return l, true, nil
+	}
+	if r.reg.RefusesMonitor(h.Index, content.Monitor) {
+		return l, false, nil
 	}
 	l.Commitment = "" // it was checked
 	l.Monitor, l.Notes, l.Reason = content.Monitor, content.Notes, content.Reason

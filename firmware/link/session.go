@@ -422,7 +422,7 @@ func (s *session) explain(err error) error {
 		return context.Cause(s.ctx)
 	case errors.Is(err, nats.ErrNoResponders): // 503: not stored
 		return &refusal{cause: err, sentence: "Leaf node " + s.leaf.Name + " has no stream for this box",
-			remedy: "Enrol the box at that leaf node (vitalpeer box import), or wait until its JetStream has started."}
+			remedy: "Enrol the box at that leaf node (vitalpeer box add), or wait until its JetStream has started."}
 	case errors.Is(err, nats.ErrMaxPayload):
 		return &refusal{cause: err, sentence: fmt.Sprintf("A record is larger than the %d bytes that leaf node %s takes in one message", s.nc.MaxPayload(), s.leaf.Name),
 			remedy: fmt.Sprintf("Set max_payload of that leaf node to at least %d.", record.MaxPublished)}

@@ -103,21 +103,14 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 	return h, h.enrol(ctx, request)
 }
 
-// enrol lets the box in: the hub, which has the facility's authority, signs; the ward peer learns of it.
+// enrol lets the box in: the hub, which has the facility's authority, decides; the ward peer, which does not run yet, is
+// given the registry as a file.
 func (h *Hospital) enrol(ctx context.Context, request string) error {
 	grant := filepath.Join(h.path("gw1"), "gw1.grant.json")
 	if err := h.do(ctx, "vitalpeer", "box", "add", request, "--data", h.path("hub"), "-o", grant, "--leaf", "ward1=tls://"+h.BoxWire.Addr()); err != nil {
 		return err
 	}
-	registration := h.path("gw1.registration.json")
-	text, err := h.Run(ctx, "vitalpeer", "box", "registration", Box, "--data", h.path("hub"))
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(registration, text, 0o600); err != nil {
-		return err
-	}
-	return h.do(ctx, "vitalpeer", "box", "import", registration, "--data", h.path("ward1"))
+	return h.do(ctx, "vitalpeer", "registry", "submit", filepath.Join(h.path("hub"), "registry", "log"), "--data", h.path("ward1"))
 }
 
 // replaceIn changes the one place in a file where old stands.

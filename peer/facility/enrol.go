@@ -10,12 +10,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nkeys"
 
@@ -24,9 +22,9 @@ import (
 	"github.com/vitalgate/vitalgate/record/enrolment"
 )
 
-// Enrol registers a box from its request and makes its grant. Leaves are the NATS leaf nodes for the box in order of
-// preference; without any, those of the invited wards that told where boxes reach them, then this peer.
-func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves []enrolment.Leaf) (*registry.Registration, *enrolment.Grant, error) {
+// Enrol makes the decision to register a box, from its request, and its grant. Leaves are the NATS leaf nodes for the box in
+// order of preference; without any, those of the invited wards that told where boxes reach them, then this peer.
+func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves []enrolment.Leaf) (*registry.Enrol, *enrolment.Grant, error) {
 	ca, err := d.authority()
 	if err != nil {
 		return nil, nil, err
@@ -36,7 +34,7 @@ func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves [
 		return nil, nil, err
 	}
 	if id.Facility != c.Facility {
-		return nil, nil, fmt.Errorf("cannot enrol box %s: this is facility %s; the box must be configured for it, or be enrolled at its own facility and imported here", id, c.Facility)
+		return nil, nil, fmt.Errorf("cannot enrol box %s: this is facility %s; the box must be configured for it, or be enrolled at its own facility", id, c.Facility)
 	}
 	reader, err := os.ReadFile(d.Reader())
 	if err != nil {
@@ -76,8 +74,7 @@ func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves [
 	if len(kinds) == 0 {
 		kinds = registry.AllKinds
 	}
-	r := &registry.Registration{Version: registry.Version, Box: q.Box, DataKey: q.DataKey, TLSKey: p, NKey: q.NKey,
-		Claim: q.Protection, Software: q.Software, Kinds: kinds, Registered: time.Now().UTC().Truncate(time.Second)}
+	r := &registry.Enrol{Box: q.Box, DataKey: q.DataKey, TLSKey: p, NKey: q.NKey, Claim: q.Protection, Software: q.Software, Kinds: kinds}
 	g := &enrolment.Grant{Version: enrolment.Version, Box: q.Box, CA: ca.pem, TLSCertificate: cert, Leaves: leaves,
 		Readers: enrolment.Readers{Network: []string{string(bytes.TrimSpace(reader))}, Patient: []string{}}}
 	if err := g.Sign(ca.key); err != nil {
@@ -96,54 +93,62 @@ type Invitation struct {
 	Key          string   `json:"key"`                  // PEM PKCS #8
 	Seed         string   `json:"seed"`                 // nkey user seed
 	Hubs         []string `json:"hubs"`                 // tls://host:port
+	Genesis      string   `json:"genesis"`              // hash of the first entry of the facility's registry
+	Registry     string   `json:"registry"`             // the log as it is now; the rest comes from other peers
 	Reader       string   `json:"reader"`               // public
 	ReaderSecret string   `json:"reader_key,omitempty"` // only where this peer may read
 }
 
-// Invite makes an invitation and registers its keys. Boxes is where boxes will reach the ward, host:port, or "".
-func Invite(d Dir, c *Config, name, boxes string, hosts []string, mayRead bool) (*Invitation, error) {
+// Invite makes an invitation and the decision to let its keys in. Boxes is where boxes will reach the ward, host:port, or "".
+func Invite(d Dir, c *Config, name, boxes string, hosts []string, mayRead bool) (*Invitation, *registry.AddPeer, error) {
 	ca, err := d.authority()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if c.PeerURL() == "" {
-		return nil, errors.New("cannot invite: this peer has no address for ward peers; set peers.listen in peer.toml")
+		return nil, nil, errors.New("cannot invite: this peer has no address for ward peers; set peers.listen in peer.toml")
 	}
 	if name == c.Name {
-		return nil, fmt.Errorf("cannot invite %q: that is the name of this peer", name)
+		return nil, nil, fmt.Errorf("cannot invite %q: that is the name of this peer", name)
 	}
 	if boxes != "" {
 		boxes = "tls://" + strings.TrimPrefix(boxes, "tls://")
 		u, err := url.Parse(boxes)
 		if err != nil || !validURL(boxes) {
-			return nil, fmt.Errorf("cannot invite: --boxes %q is not host:port", boxes)
+			return nil, nil, fmt.Errorf("cannot invite: --boxes %q is not host:port", boxes)
 		}
 		hosts = append(hosts, u.Hostname())
 	}
 	reader, err := os.ReadFile(d.Reader())
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the facility's reader key: %w", err)
+		return nil, nil, fmt.Errorf("cannot read the facility's reader key: %w", err)
 	}
 	m, err := ca.member(c.Facility, name, hosts)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p, err := Pin(m.cert)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	inv := &Invitation{Version: 1, Facility: c.Facility, Name: name, CA: m.ca, Certificate: m.cert, Key: m.key, Seed: m.seed,
+	genesis, err := os.ReadFile(d.Registry().Pin)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read which registry the facility has: %w", err)
+	}
+	log, err := os.ReadFile(d.Registry().Log)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read the registry: %w", err)
+	}
+	inv := &Invitation{Version: 1, Genesis: string(bytes.TrimSpace(genesis)), Registry: string(log), Facility: c.Facility, Name: name, CA: m.ca, Certificate: m.cert, Key: m.key, Seed: m.seed,
 		Hubs: []string{c.PeerURL()}, Reader: string(bytes.TrimSpace(reader))}
 	if mayRead {
 		b, err := readSecret(d.ReaderKey())
 		if err != nil {
-			return nil, fmt.Errorf("cannot hand on the reader key: %w", err)
+			return nil, nil, fmt.Errorf("cannot hand on the reader key: %w", err)
 		}
 		inv.ReaderSecret = string(bytes.TrimSpace(b))
 	}
-	err = d.Registry().PutPeer(&registry.Peer{Version: registry.Version, Name: name, NKey: m.nkey, TLSKey: p, Boxes: boxes,
-		Invited: time.Now().UTC().Truncate(time.Second)})
-	return inv, err
+	return inv, &registry.AddPeer{Name: name, NKey: m.nkey, TLSKey: p, Boxes: boxes}, nil
 }
 
 // Write stores the invitation at path, readable by its owner only, and replaces nothing.
@@ -162,7 +167,7 @@ func Join(d Dir, invitation string, c Config) (*Config, error) {
 		return nil, err
 	}
 	var i Invitation
-	dec := json.NewDecoder(io.LimitReader(bytes.NewReader(b), 1<<16))
+	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&i); err != nil {
 		return nil, fmt.Errorf("cannot use the invitation %s: %w", invitation, err)
@@ -193,6 +198,9 @@ func Join(d Dir, invitation string, c Config) (*Config, error) {
 				return err
 			}
 		}
+		if err := d.Registry().Join(i.Genesis, []byte(i.Registry)); err != nil {
+			return fmt.Errorf("cannot use the invitation %s: %w", invitation, err)
+		}
 		return errors.Join(put(d.Reader(), 0o644, []byte(i.Reader+"\n")), put(d.Config(), 0o644, c.text()))
 	})
 	return &c, err
@@ -200,27 +208,26 @@ func Join(d Dir, invitation string, c Config) (*Config, error) {
 
 // AddOperator makes the credentials with which the nats program may look at the streams of this peer, in a new folder,
 // with a context file for it.
-func AddOperator(d Dir, c *Config, name, out string) error {
+func AddOperator(d Dir, c *Config, name, out string) (*registry.AddOperator, error) {
 	ca, err := d.authority()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if c.BoxURL() == "" {
-		return errors.New("cannot add an operator: this peer has no address for NATS clients; set boxes.listen in peer.toml")
+		return nil, errors.New("cannot add an operator: this peer has no address for NATS clients; set boxes.listen in peer.toml")
 	}
 	m, err := ca.member(c.Facility, "operator "+name, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, err := Pin(m.cert)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := credentials(out, c.BoxURL(), "_OPERATOR."+name, m); err != nil {
-		return err
+		return nil, err
 	}
-	return d.Registry().PutOperator(&registry.Operator{Version: registry.Version, Name: name, NKey: m.nkey, TLSKey: p,
-		Added: time.Now().UTC().Truncate(time.Second)})
+	return &registry.AddOperator{Name: name, NKey: m.nkey, TLSKey: p}, nil
 }
 
 // credentials writes what the nats program needs into a new folder, with its flags.
@@ -240,8 +247,8 @@ func credentials(out, url, inbox string, m *member) error {
 	)
 }
 
-// AddTrial registers a box whose keys are files, for drills with the nats program: a real box's keys cannot be had.
-func AddTrial(d Dir, c *Config, id record.BoxID, out string) (*registry.Registration, error) {
+// AddTrial makes the decision to register a box whose keys are files, for drills with the nats program: a real box's keys cannot be had.
+func AddTrial(d Dir, c *Config, id record.BoxID, out string) (*registry.Enrol, error) {
 	ca, err := d.authority()
 	if err != nil {
 		return nil, err
@@ -278,5 +285,5 @@ func AddTrial(d Dir, c *Config, id record.BoxID, out string) (*registry.Registra
 	if err := credentials(out, c.BoxURL(), "_ACK."+id.Name, m); err != nil {
 		return nil, err
 	}
-	return r, d.Registry().Put(r)
+	return r, nil
 }

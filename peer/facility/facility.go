@@ -37,22 +37,25 @@ func (d Dir) at(name ...string) string {
 	return filepath.Join(append([]string{string(d)}, name...)...)
 }
 
-func (d Dir) Config() string              { return d.at("peer.toml") }
-func (d Dir) CA() string                  { return d.at("keys", "ca.pem") }
-func (d Dir) CAKey() string               { return d.at("keys", "ca.key") } // hub only
-func (d Dir) Certificate() string         { return d.at("keys", "peer.pem") }
-func (d Dir) Key() string                 { return d.at("keys", "peer.key") }
-func (d Dir) Seed() string                { return d.at("keys", "peer.nkey") }
-func (d Dir) ReaderKey() string           { return d.at("keys", "reader.key") } // absent where this peer may not read
-func (d Dir) Reader() string              { return d.at("keys", "reader.pub") }
-func (d Dir) Registry() registry.Registry { return registry.At(d.at("registry")) }
-func (d Dir) Store() string               { return d.at("store") }
-func (d Dir) Cursors() string             { return d.at("cursors") }
-func (d Dir) Quarantine() string          { return d.at("quarantine") }
-func (d Dir) Evidence() string            { return d.at("evidence") }
-func (d Dir) Nats() string                { return d.at("streams") }
-func (d Dir) Lock() string                { return d.at("lock") }
-func (d Dir) Socket() string              { return d.at(SocketName) } // for commands beside a running peer
+func (d Dir) Config() string           { return d.at("peer.toml") }
+func (d Dir) CA() string               { return d.at("keys", "ca.pem") }
+func (d Dir) CAKey() string            { return d.at("keys", "ca.key") } // hub only
+func (d Dir) Certificate() string      { return d.at("keys", "peer.pem") }
+func (d Dir) Key() string              { return d.at("keys", "peer.key") }
+func (d Dir) Seed() string             { return d.at("keys", "peer.nkey") }
+func (d Dir) ReaderKey() string        { return d.at("keys", "reader.key") } // absent where this peer may not read
+func (d Dir) Reader() string           { return d.at("keys", "reader.pub") }
+func (d Dir) AdministratorKey() string { return d.at("keys", "administrator.key") } // only where one administrator decides alone
+func (d Dir) Registry() registry.Registry {
+	return registry.Registry{Log: d.at("registry", "log"), Pin: d.at("keys", "registry.genesis"), Head: d.at("registry.head"), Evidence: d.at("evidence", "_registry")}
+}
+func (d Dir) Store() string      { return d.at("store") }
+func (d Dir) Cursors() string    { return d.at("cursors") }
+func (d Dir) Quarantine() string { return d.at("quarantine") }
+func (d Dir) Evidence() string   { return d.at("evidence") }
+func (d Dir) Nats() string       { return d.at("streams") }
+func (d Dir) Lock() string       { return d.at("lock") }
+func (d Dir) Socket() string     { return d.at(SocketName) } // for commands beside a running peer
 
 // SocketName is the file name of the running peer's socket.
 const SocketName = "peer.sock"
@@ -64,8 +67,12 @@ const (
 	certificateYears = 15
 )
 
-// Init makes the data folder of a hub: a new facility with its authority.
-func Init(d Dir, c Config, hosts []string) error {
+// Init makes the data folder of a hub: a new facility with its authority, and with a registry that one administrator
+// decides alone, whose key is in the folder.
+func Init(d Dir, c Config, hosts []string) error { return InitWith(d, c, hosts, nil) }
+
+// InitWith is Init with a registry that several administrators have begun: its genesis, signed by them.
+func InitWith(d Dir, c Config, hosts []string, genesis []byte) error {
 	return create(d, func(d Dir) error {
 		if err := c.check(); err != nil {
 			return err
@@ -105,6 +112,7 @@ func Init(d Dir, c Config, hosts []string) error {
 			put(d.Reader(), 0o644, []byte(reader.Public().String()+"\n")),
 			put(d.ReaderKey(), 0o600, []byte(reader.Text()+"\n")),
 			put(d.Config(), 0o644, c.text()),
+			d.found(&c, genesis),
 		)
 	})
 }
@@ -152,7 +160,7 @@ type authority struct {
 func (d Dir) authority() (*authority, error) {
 	b, err := readSecret(d.CAKey())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot sign: the facility's authority is not in %s, because this peer joined as a ward; do it at the hub, then import its registration here", d)
+		return nil, fmt.Errorf("cannot sign: the facility's authority is not in %s, because this peer joined as a ward; do it at the hub: what is decided there comes here by itself", d)
 	}
 	if err != nil {
 		return nil, err
@@ -368,7 +376,7 @@ func readSecret(path string) ([]byte, error) {
 	if i.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("cannot use the key file %s: others may read it (mode %04o), so it may be known; if it is not, set it right with: chmod 600 %s", path, i.Mode().Perm(), path)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, 1<<16))
+	b, err := io.ReadAll(io.LimitReader(f, 1<<26))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the key file: %w", err)
 	}

@@ -113,8 +113,8 @@ func TestGrantGivesTheBoxAClientCertificateOnly(t *testing.T) {
 	if !b.TLS.PublicKey.Equal(cert.PublicKey) || cert.IsCA {
 		t.Error("the certificate is not for the box's TLS key alone")
 	}
-	if r.Protection() != "software" || len(g.Leaves) != 1 || g.Leaves[0].URL != "tls://127.0.0.1:4222" {
-		t.Errorf("registered as %q with leaves %v", r.Protection(), g.Leaves)
+	if r.Claim != "software" || len(g.Leaves) != 1 || g.Leaves[0].URL != "tls://127.0.0.1:4222" {
+		t.Errorf("registered as %q with leaves %v", r.Claim, g.Leaves)
 	}
 	if _, err := record.ParseReaderKey(g.Readers.Network[0]); err != nil {
 		t.Error(err)
@@ -128,8 +128,11 @@ func TestInvitationCarriesTheReaderKeyOnlyIfAsked(t *testing.T) {
 	d, c := newHub(t)
 	for _, mayRead := range []bool{false, true} {
 		name := map[bool]string{false: "blind", true: "reader"}[mayRead]
-		inv, err := facility.Invite(d, c, name, "ward.example:4222", nil, mayRead)
+		inv, let, err := facility.Invite(d, c, name, "ward.example:4222", nil, mayRead)
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Enact(let); err != nil {
 			t.Fatal(err)
 		}
 		file := filepath.Join(t.TempDir(), "invitation")
@@ -150,7 +153,7 @@ func TestInvitationCarriesTheReaderKeyOnlyIfAsked(t *testing.T) {
 		if _, err := os.Stat(ward.CAKey()); err == nil {
 			t.Error("the ward got the facility's authority")
 		}
-		if _, err := facility.Invite(d, c, name, "", nil, false); err == nil || !strings.Contains(err.Error(), "invited before") {
+		if err := d.Enact(let); err == nil || !strings.Contains(err.Error(), "invited before") {
 			t.Errorf("invited twice: %v", err)
 		}
 		if _, _, err := facility.Enrol(ward, conf, peertest.NewBox(t, "f1/gw1").Request(), nil, nil); err == nil || !strings.Contains(err.Error(), "at the hub") {

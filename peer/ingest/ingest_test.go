@@ -58,7 +58,7 @@ func newWard(t testing.TB, streamMiB int64) *ward {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Registry().Put(r); err != nil {
+	if err := d.Enact(r); err != nil {
 		t.Fatal(err)
 	}
 	w.box.Granted(g)
@@ -86,7 +86,7 @@ func newWard(t testing.TB, streamMiB int64) *ward {
 	}
 	w.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence()})
 	t.Cleanup(func() { w.store.Close() })
-	b, err := w.store.Box(r)
+	b, err := w.store.Box(s.Box(w.box.ID))
 	if err != nil {
 		t.Fatal(err)
 	}

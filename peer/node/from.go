@@ -22,10 +22,10 @@ func FromFacility(d facility.Dir, c *facility.Config) (Config, error) {
 	}, nil
 }
 
-// FromRegistry is who may connect: boxes that are not revoked, the invited peers and the operators.
+// FromRegistry is who may connect: boxes that are neither revoked nor suspended, the invited peers and the operators.
 func FromRegistry(s registry.State) (m Members) {
 	for _, r := range s.Boxes {
-		if r.Revoked == nil {
+		if r.Cut() == "" {
 			m.Boxes = append(m.Boxes, Box{ID: r.ID(), NKey: r.NKey, Pin: r.TLSKey})
 		}
 	}

@@ -6,7 +6,8 @@
 //
 //	a box       publishes obs.<facility>.<box>, receives its own acknowledgements under _ACK.<box>., nothing else
 //	an operator asks for the state of streams and consumers, receives the answers, never a record
-//	a ward peer sends and receives peer.> and the answers to its own requests, nothing else
+//	a ward peer speaks as itself (peer.say.<name>.>), asks others (peer.ask.>), hears what others say, what it is asked
+//	            and the answers to its own requests, nothing else
 //	a stranger  gets no byte: the TLS handshake comes first and needs a certificate that is pinned
 package node
 
@@ -385,11 +386,12 @@ logtime: false`)
 	t.line(`nkey: %s`, own)
 	t.raw("allowed_connection_types: [\"IN_PROCESS\"]\n}")
 	for _, p := range m.Peers {
+		// What it says bears its name, so no peer speaks in another's.
 		t.line(`{ nkey: %s, allowed_connection_types: ["LEAFNODE"], permissions {`, p.NKey)
 		t.raw("publish {")
-		t.list("allow", []string{"peer.head.>", "peer.pull.>", "_PEER.*.>"})
+		t.list("allow", []string{"peer.say." + p.Name + ".>", "peer.ask.>", "_PEER.*.>"})
 		t.raw("}\nsubscribe {")
-		t.list("allow", []string{"peer.head.>", "peer.pull." + p.Name + ".>", "_PEER." + p.Name + ".>"})
+		t.list("allow", []string{"peer.say.>", "peer.ask." + p.Name + ".>", "_PEER." + p.Name + ".>"})
 		t.raw("} } }")
 	}
 	t.raw("]\n}")

@@ -64,7 +64,7 @@ func (h *hub) enrol(boxes ...*peertest.Box) {
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		if err := h.dir.Registry().Put(r); err != nil {
+		if err := h.dir.Enact(r); err != nil {
 			h.t.Fatal(err)
 		}
 		b.Granted(g)
@@ -180,7 +180,7 @@ func TestBoxCredentialsReadNothingAndWriteNowhereElse(t *testing.T) {
 	if err := all.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	for _, subject := range []string{"obs.f1.gw2", "obs.f1.gw1.x", "obs.f1", "peer.head.f1.gw1", "peer.pull.hub.f1.gw1", "_PEER.hub.x",
+	for _, subject := range []string{"obs.f1.gw2", "obs.f1.gw1.x", "obs.f1", "peer.head.f1.gw1", "peer.ask.hub.pull.f1.gw1", "_PEER.hub.x",
 		"$JS.API.STREAM.PURGE.OBS_f1_gw1", "$JS.API.STREAM.DELETE.OBS_f1_gw1", "$JS.API.STREAM.MSG.GET.OBS_f1_gw1",
 		"$JS.API.DIRECT.GET.OBS_f1_gw1", "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.CREATE.OBS_f1_gw1", "$JS.ACK.OBS_f1_gw1.c.1.1.1.1.1",
 		"$SYS.REQ.USER.INFO", "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.ACCOUNT.PING.CONNZ", "_INBOX.x", "_ACK.gw1.x"} {
@@ -401,14 +401,7 @@ func TestRegistryChangesTakeEffectWhileRunning(t *testing.T) {
 	second.Publish(second.Connect(h.url()), second.Record(3))
 	first.Publish(nc, first.Record(3)) // the one that was there is not disturbed
 
-	s, err := h.dir.Registry().Load()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := s.Box(first.ID)
-	until := uint64(len(first.Log))
-	r.Until, r.Revoked = &until, &registry.Revocation{At: time.Now(), Reason: "stolen"}
-	if err := h.dir.Registry().Put(r); err != nil {
+	if err := h.dir.Enact(&registry.Revoke{Box: first.ID.String(), Until: uint64(len(first.Log)), Reason: "stolen"}); err != nil {
 		t.Fatal(err)
 	}
 	h.update()
@@ -425,8 +418,11 @@ func TestWardJoinsThePeersOnly(t *testing.T) {
 	h := newHub(t)
 	b := peertest.NewBox(t, "f1/gw1")
 	h.enrol(b)
-	inv, err := facility.Invite(h.dir, h.conf, "ward1", "127.0.0.1:4999", nil, false)
+	inv, let, err := facility.Invite(h.dir, h.conf, "ward1", "127.0.0.1:4999", nil, false)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.dir.Enact(let); err != nil {
 		t.Fatal(err)
 	}
 	h.start()
@@ -450,10 +446,10 @@ func TestWardJoinsThePeersOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer wardConn.Close()
-	if _, err := hubConn.Subscribe("peer.pull.hub.>", func(m *nats.Msg) { m.Respond([]byte("from hub")) }); err != nil {
+	if _, err := hubConn.Subscribe("peer.ask.hub.>", func(m *nats.Msg) { m.Respond([]byte("from hub")) }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := wardConn.Subscribe("peer.pull.ward1.>", func(m *nats.Msg) { m.Respond([]byte("from ward")) }); err != nil {
+	if _, err := wardConn.Subscribe("peer.ask.ward1.>", func(m *nats.Msg) { m.Respond([]byte("from ward")) }); err != nil {
 		t.Fatal(err)
 	}
 	other, err := wardConn.SubscribeSync("obs.>")
@@ -477,10 +473,10 @@ func TestWardJoinsThePeersOnly(t *testing.T) {
 			t.Errorf("%s answered %q, want %q", subject, m.Data, want)
 		}
 	}
-	ask(wardConn, "peer.pull.hub.f1.gw1", "from hub")
-	ask(hubConn, "peer.pull.ward1.f1.gw1", "from ward")
+	ask(wardConn, "peer.ask.hub.pull.f1.gw1", "from hub")
+	ask(hubConn, "peer.ask.ward1.pull.f1.gw1", "from ward")
 	b.Publish(b.Connect(h.url()), b.Record(3))
-	ask(wardConn, "peer.pull.hub.f1.gw1", "from hub") // after it, what could leak would have leaked
+	ask(wardConn, "peer.ask.hub.pull.f1.gw1", "from hub") // after it, what could leak would have leaked
 	if n, _, _ := other.Pending(); n != 0 {
 		t.Errorf("a ward heard %d records of a box at the hub", n)
 	}

@@ -2,7 +2,6 @@ package replicate
 
 import (
 	"bytes"
-	"encoding/json"
 	"path/filepath"
 	"testing"
 	"time"
@@ -59,26 +58,21 @@ func FuzzHead(f *testing.F) {
 			f.Fatal(err)
 		}
 		signed[c.Size] = true
-		data, err := json.Marshal(head{"ward1", p.Checkpoint})
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
+		f.Add("peer.say.ward1.head.f1.gw1", []byte(p.Checkpoint))
 	}
-	f.Add([]byte(`{"peer":"../x","checkpoint":"AAAA"}`))
-	f.Add([]byte(`{"peer":"ward1","checkpoint":null}`))
-	f.Add([]byte(`{"peer":1}`))
-	f.Add([]byte(``))
+	f.Add("peer.say.../x.head.f1.gw1", []byte("AAAA"))
+	f.Add("peer.say.ward1.head", []byte(nil))
+	f.Add("peer.say", []byte(``))
 	stored := box.Size()
-	f.Fuzz(func(t *testing.T, data []byte) {
-		h, ok := parseHead(data)
+	f.Fuzz(func(t *testing.T, subject string, data []byte) {
+		peer, _, ok := said(subject, data)
 		if !ok {
 			return
 		}
-		if len(data) > maxRequest || h.Peer == "" || len(h.Peer) > 32 || bytes.ContainsAny([]byte(h.Peer), "./*> \n") {
-			t.Fatalf("a head of %d bytes of peer %q is taken", len(data), h.Peer)
+		if len(data) > maxRequest || peer == "" || len(peer) > 32 || bytes.ContainsAny([]byte(peer), "./*> \n") {
+			t.Fatalf("a head of %d bytes of peer %q is taken", len(data), peer)
 		}
-		if size, err := box.Head("peer "+h.Peer, h.Checkpoint); err == nil && !signed[size] {
+		if size, err := box.Head("peer "+peer, data); err == nil && !signed[size] {
 			t.Fatalf("size %d is believed, which the box never signed", size)
 		}
 		if box.Size() != stored {

@@ -2,14 +2,19 @@
 // reaches, with the box's signed checkpoint, and pulls what it lacks from whoever has it. Nothing that comes from a peer
 // is believed: heads and records pass the same verification as those from a box.
 //
-//	peer.head.<facility>.<name>         {"peer","checkpoint"}: after a store has grown, and every few seconds
-//	peer.pull.<peer>.<facility>.<name>  {"from","max"}: answered by up to max messages, one published record each, in
-//	                                    order, and an empty one with the header Vitalgate-End
+// A peer speaks under its own name only, which the hub holds it to, and asks others under theirs:
+//
+//	peer.say.<self>.head.<facility>.<box>   the box's checkpoint: after a store has grown, and every few seconds
+//	peer.ask.<other>.pull.<facility>.<box>  {"from","max"}: answered by up to max messages, one published record each,
+//	                                        in order, and an empty one with the header Vitalgate-End
+//	peer.say.<self>.registry                the last entry of the registry: when it has changed, and every few seconds
+//	peer.ask.<other>.registry               {"from"}: answered likewise, one entry each
 package replicate
 
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,22 +46,18 @@ const (
 	endHeader     = "Vitalgate-End"
 )
 
-type head struct {
-	Peer       string `json:"peer"`
-	Checkpoint []byte `json:"checkpoint"`
-}
-
 type pull struct {
 	From uint64 `json:"from"`
 	Max  int    `json:"max"`
 }
 
-// parseHead reads what another peer announces. The checkpoint is not verified yet.
-func parseHead(data []byte) (h head, ok bool) {
-	if len(data) > maxRequest || json.Unmarshal(data, &h) != nil || !(record.BoxID{Facility: "p", Name: h.Peer}).Valid() {
-		return head{}, false
+// said takes apart peer.say.<peer>.head.<facility>.<box>. The checkpoint is not verified yet.
+func said(subject string, data []byte) (peer string, id record.BoxID, ok bool) {
+	part := strings.Split(subject, ".")
+	if len(part) != 6 || len(data) > maxRequest || !(record.BoxID{Facility: "p", Name: part[2]}).Valid() {
+		return "", id, false
 	}
-	return h, true
+	return part[2], record.BoxID{Facility: part[4], Name: part[5]}, true
 }
 
 // parsePull reads what another peer asks for. Max is within what is answered.
@@ -107,12 +108,12 @@ func (r *Replicator) Run(ctx context.Context) error {
 		}
 	}()
 	g, ctx := errgroup.WithContext(ctx)
-	heads, err := r.Conn.SubscribeSync("peer.head.*.*")
+	heads, err := r.Conn.SubscribeSync("peer.say.*.head.*.*")
 	if err != nil {
 		return fmt.Errorf("cannot listen to the peers: %w", err)
 	}
 	defer heads.Unsubscribe()
-	pulls, err := r.Conn.SubscribeSync("peer.pull." + r.Name + ".*.*")
+	pulls, err := r.Conn.SubscribeSync("peer.ask." + r.Name + ".pull.*.*")
 	if err != nil {
 		return fmt.Errorf("cannot listen to the peers: %w", err)
 	}
@@ -176,11 +177,7 @@ func (r *Replicator) announce(ctx context.Context) error {
 				continue
 			}
 			sc, _ := b.Checkpoint()
-			data, err := json.Marshal(head{r.Name, sc})
-			if err != nil {
-				return err
-			}
-			if err := r.Conn.Publish("peer.head."+b.ID.Facility+"."+b.ID.Name, data); err != nil {
+			if err := r.Conn.Publish("peer.say."+r.Name+".head."+b.ID.Facility+"."+b.ID.Name, sc); err != nil {
 				r.Log.Warn("cannot announce to the peers", "error", err)
 				break
 			}
@@ -196,14 +193,12 @@ func (r *Replicator) announce(ctx context.Context) error {
 
 // heard handles what another peer says of its store.
 func (r *Replicator) heard(ctx context.Context, g *errgroup.Group, m *nats.Msg) {
-	part := strings.Split(m.Subject, ".")
-	id := record.BoxID{Facility: part[2], Name: part[3]}
+	peer, id, ok := said(m.Subject, m.Data)
 	b := r.Store.Find(id)
-	h, ok := parseHead(m.Data)
-	if b == nil || !ok || h.Peer == r.Name {
+	if b == nil || !ok || peer == r.Name {
 		return
 	}
-	size, err := b.Head("peer "+h.Peer, h.Checkpoint)
+	size, err := b.Head("peer "+peer, m.Data)
 	if err != nil {
 		metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_heads_refused_total{box=%q,reason=%q}`, id, record.ReasonOf(err))).Inc()
 		return
@@ -217,9 +212,7 @@ func (r *Replicator) heard(ctx context.Context, g *errgroup.Group, m *nats.Msg) 
 		r.wake[id] = make(chan struct{}, 1)
 		g.Go(func() error { return r.follow(ctx, b, r.wake[id]) })
 	}
-	if _, known := peers[h.Peer]; known || len(peers) < 256 {
-		peers[h.Peer] = size
-	}
+	peers[peer] = size // there is one name per peer that the registry lets in
 	if size > b.Size() {
 		select {
 		case r.wake[id] <- struct{}{}:
@@ -282,9 +275,13 @@ func (r *Replicator) pullAll(ctx context.Context, b *store.Box, peer string) err
 	return ctx.Err()
 }
 
+// inbox is where the answers to one request come in. A peer that was asked before cannot guess it, so it cannot answer in
+// another's place.
+func inbox(name string) string { return "_PEER." + name + "." + rand.Text() }
+
 // pull makes one request and stores what comes.
 func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from uint64) error {
-	inbox := r.Conn.NewRespInbox()
+	inbox := inbox(r.Name)
 	sub, err := r.Conn.SubscribeSync(inbox)
 	if err != nil {
 		return err
@@ -294,7 +291,7 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 	if err != nil {
 		return err
 	}
-	if err := r.Conn.PublishRequest("peer.pull."+peer+"."+b.ID.Facility+"."+b.ID.Name, inbox, ask); err != nil {
+	if err := r.Conn.PublishRequest("peer.ask."+peer+".pull."+b.ID.Facility+"."+b.ID.Name, inbox, ask); err != nil {
 		return err
 	}
 	var messages []store.Message
@@ -333,7 +330,7 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 // serve answers a pull.
 func (r *Replicator) serve(m *nats.Msg) {
 	part := strings.Split(m.Subject, ".")
-	b := r.Store.Find(record.BoxID{Facility: part[3], Name: part[4]})
+	b := r.Store.Find(record.BoxID{Facility: part[4], Name: part[5]})
 	q, ok := parsePull(m.Data)
 	if !ok || !strings.HasPrefix(m.Reply, "_PEER.") {
 		return

@@ -29,6 +29,9 @@ const (
 	ReasonSchema record.Reason = "schema" // the Bundle is not valid FHIR R4
 )
 
+// ErrSuspended says that the box is suspended: nothing of it is taken until it is resumed, and nothing of it is set aside.
+var ErrSuspended = errors.New("the box is suspended in the registry")
+
 // Bounds of the records that wait in memory for the last one of their checkpoint.
 const (
 	maxGroup      = 1 << 16
@@ -77,7 +80,7 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: record.NewVerifier(id, r.Key()), grown: make(chan struct{})}
+	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), grown: make(chan struct{})}
 	b.registration.Store(r)
 	b.aside = newAside(filepath.Join(s.quarantine, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
 	b.proofs = newAside(filepath.Join(s.evidence, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
@@ -121,7 +124,7 @@ type Box struct {
 	proofs       *aside
 
 	mu       sync.Mutex
-	verifier *record.Verifier
+	verifier *registry.Verifier
 	tree     record.Tree       // of the log and the pending records
 	pending  []record.Verified // after the log, until the last record of their checkpoint is there
 	bytes    int               // of the leaves of pending
@@ -201,6 +204,11 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 	if b.err != nil {
 		return early, b.err
 	}
+	reg := b.Registration()
+	if reg.Suspended != nil {
+		return early, ErrSuspended
+	}
+	b.verifier.Follow(reg)
 	fresh, completed := 0, false
 	for i, m := range messages {
 		p, refusal := record.ParsePublished(m.Data)
@@ -212,7 +220,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			b.refuse(from, m, record.ReasonOf(refusal), refusal.Error())
 			continue
 		}
-		if r := b.Registration(); r.Until != nil && p.Index >= *r.Until {
+		if reg.Until != nil && p.Index >= *reg.Until {
 			b.refuse(from, indexed(m, p.Index), ReasonRange, "the registration of the box ends before this record")
 			continue
 		}
@@ -243,7 +251,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			b.refuse(from, indexed(m, p.Index), ReasonGroup, "one checkpoint signs more records than a peer holds at once")
 			continue
 		}
-		if reason := b.Registration().Refuses(v.Header()); reason != "" {
+		if reason := reg.Refuses(v.Header()); reason != "" {
 			// It stays in the log, which would have a gap without it, but no reader gets it.
 			b.refuse(from, indexed(m, p.Index), map[string]record.Reason{"kind": ReasonKind, "index": ReasonRange}[reason],
 				"the registry does not grant this record to the box; it is kept in the log and shown to nobody")
@@ -369,7 +377,7 @@ func (b *Box) Get(index uint64) (record.Verified, error) {
 	if err != nil {
 		return record.Verified{}, err
 	}
-	return record.Verify(group[0], b.ID, b.Registration().Key())
+	return record.Verify(group[0], b.ID, b.Registration().KeyAt(index))
 }
 
 // Reader reads what is stored and signed, beside the writer.
@@ -380,7 +388,11 @@ func (b *Box) Reader(from uint64) *logfile.Reader { return b.log.Reader(from) }
 func (b *Box) Head(from string, sc record.SignedCheckpoint) (uint64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c, err := record.OpenCheckpoint(sc, b.ID, b.Registration().Key())
+	said, err := sc.Unverified()
+	if err != nil {
+		return 0, err
+	}
+	c, err := record.OpenCheckpoint(sc, b.ID, b.Registration().KeyAt(max(said.Size, 1)-1)) // that of its last record
 	if err != nil {
 		return 0, err
 	}

@@ -87,6 +87,7 @@ const (
 	ReasonFacility  Reason = "facility"  // of another facility's registry
 	ReasonKind      Reason = "kind"      // a kind or version that this program does not know
 	ReasonGap       Reason = "gap"       // entries before it are missing
+	ReasonRepeated  Reason = "repeated"  // it stands in the log already
 	ReasonHistory   Reason = "history"   // it signs another history than the one before it here
 	ReasonSigner    Reason = "signer"    // a signature is not of an administrator
 	ReasonSignature Reason = "signature" // a signature is wrong

@@ -265,6 +265,8 @@ func (l *Log) believe(s *State, n *Note) error {
 		return refuse(ReasonFacility, "it is of the registry of facility %s, this is that of %s", e.Facility, s.Facility)
 	case e.Index > size:
 		return refuse(ReasonGap, "it is entry %d, and the registry has %d entries", e.Index, size)
+	case e.Index < size && bytes.Equal(l.texts[e.Index], n.Text):
+		return refuse(ReasonRepeated, "it is entry %d, which stands there already", e.Index)
 	case e.Index < size:
 		return refuse(ReasonFork, "it is entry %d, and the registry has another one there", e.Index)
 	case e.Before != l.tree.Root():

@@ -19,44 +19,45 @@ type Converter struct {
 	d *Dialect
 
 	// Of the message at hand. Strings in these point into arena and die at the next Convert.
-	m          *hl7.Message
-	at         *Context
-	kind       string
-	results    bool // the rows of the message may be measurements
-	test       bool // MSH-11 says debugging
-	says       says // what the message is to its line's association
-	inherits   bool // the message takes its patient from the line
-	zone       zone
-	arena      []byte
-	key        []byte // scratch of table look-ups and of identities
-	rows       []row
-	groups     []group
-	panels     []panel
-	patients   []patient
-	devices    []device
-	nodes      []node
-	scopes     []scope
-	metrics    []metric
-	location   fhir.Location
-	prior      fhir.Location // PV1-6
-	encounter  fhir.Encounter
-	places     bool  // the message names several, so that none is the place of its devices
-	stays      int32 // patient of the encounter
-	merged     []patient
-	notes      []string
-	rowOpen    bool // the last OBX became a row
-	byKey      map[uint64]int32
-	codings    []fhir.Coding
-	concepts   []fhir.CodeableConcept
-	ids        []fhir.Identifier
-	names      []fhir.HumanName
-	telecom    []fhir.ContactPoint
-	address    []fhir.Address
-	targets    []string
-	times      timeCache
-	component  [3]fhir.Component
-	components []fhir.Component
-	observe    fhir.Observation
+	m            *hl7.Message
+	at           *Context
+	kind         string
+	results      bool // the rows of the message may be measurements
+	test         bool // MSH-11 says debugging or training
+	reportsAlert bool // the message reports alerts in rows of their own
+	says         says // what the message is to its line's association
+	inherits     bool // the message takes its patient from the line
+	zone         zone
+	arena        []byte
+	key          []byte // scratch of table look-ups and of identities
+	rows         []row
+	groups       []group
+	panels       []panel
+	patients     []patient
+	devices      []device
+	nodes        []node
+	scopes       []scope
+	metrics      []metric
+	location     fhir.Location
+	prior        fhir.Location // PV1-6
+	encounter    fhir.Encounter
+	places       bool  // the message names several, so that none is the place of its devices
+	stays        int32 // patient of the encounter
+	merged       []patient
+	notes        []string
+	rowOpen      bool // the last OBX became a row
+	byKey        map[uint64]int32
+	codings      []fhir.Coding
+	concepts     []fhir.CodeableConcept
+	ids          []fhir.Identifier
+	names        []fhir.HumanName
+	telecom      []fhir.ContactPoint
+	address      []fhir.Address
+	targets      []string
+	times        timeCache
+	component    [3]fhir.Component
+	components   []fhir.Component
+	observe      fhir.Observation
 
 	out    []byte
 	any    bool // an entry was written
@@ -159,6 +160,7 @@ func (c *Converter) Convert(m *hl7.Message, at Context) (Result, error) {
 	c.kind = c.kindOf(typ, trigger)
 	// Rows of admissions, orders and the like are entries by people, not measurements.
 	c.results = (typ == "ORU" || typ == "ORF" || typ == "OUL") && c.kind != KindADT && c.kind != KindOther
+	c.reportsAlert = typ == "ORU" && trigger == "R40" // IHE PCD-04
 	c.says = c.d.saysOf(m, typ, trigger)
 	if typ == "ADT" {
 		c.readSegments(trigger)

@@ -28,8 +28,11 @@ func (c *Converter) settle() {
 		if c.rows[i].isWave && c.rows[i].value.String != "" {
 			c.readSamples(i)
 			r := &c.rows[i]
-			s := r.value.Sampled
-			r.standard = r.standard && s != nil && (s.Factor != "" || s.Origin.Code != "") // counts without a scale are no measurement
+			if s := r.value.Sampled; r.standard && s != nil && !r.scaled(s) {
+				r.standard = false
+				c.finding(r, EventUnitMisfit, 6, "the samples have no scale of a unit that fits the code: kept, not charted")
+			}
+			r.standard = r.standard && r.value.Sampled != nil
 		}
 	}
 	c.joinAlerts()
@@ -55,6 +58,15 @@ func (c *Converter) settle() {
 			c.rows[i].metric = c.metricOf(int32(i))
 		}
 	}
+}
+
+// scaled says whether samples are more than counts: they have a unit of what the code measures, or the code measures nothing that has one.
+func (r *row) scaled(s *fhir.SampledData) bool {
+	u := unitByText[s.Origin.Code]
+	if len(r.code.term.dimensions) == 0 {
+		return s.Factor != "" || u != nil
+	}
+	return u != nil && r.code.term.allows(u.dimension)
 }
 
 // dropSentinels removes a row without value where another row of the message gives the same measurement a value: some

@@ -17,58 +17,31 @@ import (
 var update = flag.Bool("update", false, "write the golden .json files anew")
 
 // Each testdata/<dialect>/<name>.hl7 stands beside a .want, written by hand from what the message must mean to a
-// clinician, and a .json with the whole Bundle.
+// clinician and how it must be acknowledged (firmware/pipeline reads those lines), and a .json with the whole Bundle.
 func TestFixtures(t *testing.T) {
 	files, err := filepath.Glob("testdata/*/*.hl7")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no fixtures", err)
 	}
+	sources, err := os.ReadFile("testdata/SOURCES.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
 	covered := map[string]bool{}
 	for _, file := range files {
 		dialect := filepath.Base(filepath.Dir(file))
 		covered[dialect] = true
-		t.Run(strings.TrimSuffix(strings.TrimPrefix(file, "testdata/"), ".hl7"), func(t *testing.T) {
+		name := strings.TrimSuffix(strings.TrimPrefix(file, "testdata/"), ".hl7")
+		if !strings.Contains(string(sources), "\n"+name+"\t") {
+			t.Errorf("SOURCES.tsv does not say where %s comes from", name)
+		}
+		t.Run(name, func(t *testing.T) {
 			raw, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
 			stem := strings.TrimSuffix(file, ".hl7")
-			want, err := os.ReadFile(stem + ".want")
-			if err != nil {
-				t.Fatal(err)
-			}
-			m, err := hl7.Parse(raw)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d, _, why := mapping.Detect(m); d.Name != dialect {
-				t.Errorf("detected as %s (%s)", d.Name, why)
-			}
-			d, err := mapping.LookupDialect(dialect)
-			if err != nil {
-				t.Fatal(err)
-			}
-			at := context()
-			var lines []string
-			for _, line := range strings.Split(strings.TrimSpace(string(want)), "\n") {
-				switch line {
-				case "zone: none":
-					at.Zone = nil
-				case "units: mm[Hg]":
-					at.Units.Pressure = "mm[Hg]"
-				default:
-					lines = append(lines, line)
-				}
-			}
-			r, err := mapping.NewConverter(d).Convert(m, at)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustBeFHIR(t, file, r.Bundle)
-			got := summary(t, r)
-			if want := strings.Join(lines, "\n"); got != want {
-				t.Errorf("got\n%s\n\nwant\n%s", got, want)
-			}
+			r := wanted(t, dialect, raw, stem+".want")
 			var pretty bytes.Buffer
 			if err := json.Indent(&pretty, r.Bundle, "", " "); err != nil {
 				t.Fatal(err)
@@ -93,6 +66,79 @@ func TestFixtures(t *testing.T) {
 			t.Errorf("dialect %s has no fixture", d.Name)
 		}
 	}
+}
+
+// The published messages of monitors that may not be shipped with vitalgate: what each must mean stands in testdata/corpus, by the
+// dialect that it is of and the name that it has in the corpus.
+func TestPublishedMessages(t *testing.T) {
+	dir := os.Getenv("VITALGATE_CORPUS")
+	if dir == "" {
+		t.Skip("VITALGATE_CORPUS does not name a folder of messages")
+	}
+	files := hl7Files(t, filepath.Join(dir, "devices"))
+	for _, file := range files {
+		name, _ := filepath.Rel(filepath.Join(dir, "devices"), file)
+		name = strings.TrimSuffix(name, ".hl7")
+		t.Run(name, func(t *testing.T) {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := hl7.Parse(raw)
+			if err != nil {
+				if _, err := os.Stat("testdata/corpus/refused/" + name); err != nil {
+					t.Errorf("the message is refused: %v", err)
+				}
+				return
+			}
+			detected, _, _ := mapping.Detect(m)
+			want := filepath.Join("testdata/corpus", detected.Name, name+".want")
+			wanted(t, detected.Name, raw, want)
+		})
+	}
+}
+
+// wanted converts a message as the dialect, and holds the result to the .want file: lines of settings, of the acknowledgement, and
+// of the summary.
+func wanted(t *testing.T, dialect string, raw []byte, file string) mapping.Result {
+	t.Helper()
+	m, err := hl7.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, _, why := mapping.Detect(m); d.Name != dialect {
+		t.Errorf("detected as %s (%s)", d.Name, why)
+	}
+	d, err := mapping.LookupDialect(dialect)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Error(err)
+	}
+	at := context()
+	var lines []string
+	for _, line := range strings.Split(strings.TrimSpace(string(want)), "\n") {
+		switch {
+		case line == "zone: none":
+			at.Zone = nil
+		case line == "units: mm[Hg]":
+			at.Units.Pressure = "mm[Hg]"
+		case strings.HasPrefix(line, "ack: "), strings.HasPrefix(line, "# "):
+		default:
+			lines = append(lines, line)
+		}
+	}
+	r, err := mapping.NewConverter(d).Convert(m, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustBeFHIR(t, file, r.Bundle)
+	if got, want := summary(t, r), strings.Join(lines, "\n"); got != want {
+		t.Errorf("got\n%s\n\nwant\n%s", got, want)
+	}
+	return r
 }
 
 type any1 = map[string]any
@@ -160,6 +206,11 @@ func observation(o any1) string {
 		when = p["start"].(string) + "/" + p["end"].(string)
 	}
 	line := codeText(o["code"].(any1)) + " | " + value + " | " + when
+	for _, c := range items(o["category"]) {
+		if k := items(c["coding"])[0]["code"].(string); k != "vital-signs" {
+			line = k + ": " + line
+		}
+	}
 	for _, x := range items(o["extension"]) {
 		if strings.HasSuffix(x["url"].(string), "/time-basis") && x["valueCode"] != "zone-configured" {
 			line += " " + x["valueCode"].(string)
@@ -215,7 +266,9 @@ func valueText(o any1) string {
 	}
 	if c, ok := o["valueCodeableConcept"].(any1); ok {
 		for _, k := range items(c["coding"]) {
-			return fmt.Sprint(k["code"], " ", k["display"])
+			code, _ := k["code"].(string)
+			display, _ := k["display"].(string)
+			return strings.TrimSpace(code + " " + display)
 		}
 		return fmt.Sprint(c["text"])
 	}
@@ -226,7 +279,17 @@ func valueText(o any1) string {
 		return "range " + quantityText(r["low"].(any1)) + " - " + quantityText(r["high"].(any1))
 	}
 	if s, ok := o["valueSampledData"].(any1); ok {
-		return fmt.Sprintf("samples %s, %s ms, factor %s %s", s["data"], s["period"], s["factor"], s["origin"].(any1)["code"])
+		data := strings.Fields(s["data"].(string))
+		factor, _ := s["factor"].(json.Number)
+		if factor == "" {
+			factor = "1"
+		}
+		return fmt.Sprintf("%d samples %s …, %s ms, factor %s %v", len(data), strings.Join(data[:min(len(data), 10)], " "), s["period"], factor, s["origin"].(any1)["code"])
+	}
+	for _, k := range []string{"valueDateTime", "valueTime"} {
+		if s, ok := o[k].(string); ok {
+			return s
+		}
 	}
 	if d, ok := o["dataAbsentReason"].(any1); ok {
 		return "absent " + items(d["coding"])[0]["code"].(string)

@@ -27,13 +27,7 @@ func verdict(t *testing.T, bundle []byte) string {
 		if o["resourceType"] != "Observation" {
 			continue
 		}
-		line := ""
-		for _, c := range items(o["category"]) {
-			if k := items(c["coding"])[0]["code"]; k != "vital-signs" {
-				line = k.(string) + " "
-			}
-		}
-		line += strings.Split(observation(o), " | ")[0] + " = " + strings.Split(observation(o), " | ")[1]
+		line := strings.Split(observation(o), " | ")[0] + " = " + strings.Split(observation(o), " | ")[1]
 		if m, ok := o["meta"].(any1); ok {
 			for _, s := range items(m["security"]) {
 				line += " " + s["code"].(string)
@@ -99,18 +93,18 @@ func TestHostileRows(t *testing.T) {
 		{"ihe-pcd01", "a new measurement is under way", []string{"NM|$SYS|1.1.9.1||$MMHG||BUSY|||X"}, "8480-6 150021 = absent temp-unknown", ""},
 
 		// Settings, entries, limits, room probes, differences.
-		{"ihe-pcd01", "OBX-17 says automatic setting", []string{"NM|$RESP|1|12|$RPM|||||R||||||ASET^auto-setting^MDC"}, "setting local MDC 151562 = 12 /min", mapping.EventSetting},
-		{"ihe-pcd01", "OBX-17 says manual setting, as second repetition", []string{"NM|$RESP|1|12|$RPM|||||R||||||X^y^L~MSET^manual-setting^MDC"}, "setting local MDC 151562 = 12 /min", mapping.EventSetting},
+		{"ihe-pcd01", "OBX-17 says automatic setting", []string{"NM|$RESP|1|12|$RPM|||||R||||||ASET^auto-setting^MDC"}, "setting: local MDC 151562 = 12 /min", mapping.EventSetting},
+		{"ihe-pcd01", "OBX-17 says manual setting, as second repetition", []string{"NM|$RESP|1|12|$RPM|||||R||||||X^y^L~MSET^manual-setting^MDC"}, "setting: local MDC 151562 = 12 /min", mapping.EventSetting},
 		{"ihe-pcd01", "OBX-17 says measured by hand: still a measurement", []string{"NM|$RESP|1|12|$RPM|||||R||||||MMEAS^manual-measurement^MDC"}, "9279-1 151562 = 12 /min", ""},
-		{"ihe-pcd01", "a ventilator's set value by its name", []string{"NM|16929192^MDC_VENT_PRESS_AWAY_END_EXP_POS_SETTING^MDC|1|5|266048^MDC_DIM_CM_H2O^MDC|||||R"}, "setting local MDC 16929192 = 5 cm[H2O]", mapping.EventSetting},
-		{"philips-iic", "OBX-13 says setting", []string{"ST|0002-4182^HR^MDIL||60|0004-0aa0^bpm^MDIL|||||R||SETTING"}, "setting local MDIL 0002-4182 = 60 /min", mapping.EventSetting},
-		{"philips-iic", "OBX-13 says configuration", []string{"ST|0002-f8a1^Model^MDIL||M8007A||||||R||CONFIGURATION"}, `setting local MDIL 0002-f8a1 = "M8007A"`, mapping.EventSetting},
+		{"ihe-pcd01", "a ventilator's set value by its name", []string{"NM|16929192^MDC_VENT_PRESS_AWAY_END_EXP_POS_SETTING^MDC|1|5|266048^MDC_DIM_CM_H2O^MDC|||||R"}, "setting: local MDC 16929192 = 5 cm[H2O]", mapping.EventSetting},
+		{"philips-iic", "OBX-13 says setting", []string{"ST|0002-4182^HR^MDIL||60|0004-0aa0^bpm^MDIL|||||R||SETTING"}, "setting: local MDIL 0002-4182 = 60 /min", mapping.EventSetting},
+		{"philips-iic", "OBX-13 says configuration", []string{"ST|0002-f8a1^Model^MDIL||M8007A||||||R||CONFIGURATION"}, `setting: local MDIL 0002-f8a1 = "M8007A"`, mapping.EventSetting},
 		{"ihe-pcd01", "a temperature difference is no temperature of the body", []string{"NM|$DIFF|1|0.3|$CEL|||||R"}, "188440 = 0.3 Cel", ""},
 		{"ihe-pcd01", "a difference of 5 degC under a body's code is impossible", []string{"NM|$BODY|1|5.0|$CEL|||||R"}, "local MDC 150364 = 5.0 Cel", mapping.EventImplausible},
 		{"xh80x", "a free probe at 26 degC is a temperature, of nothing that is named", []string{"NM|$TEMP|1.2.1.150344|26.0|$CEL|||||F"}, "150344 = 26.0 Cel", ""},
 		{"xh80x", "only channel 1.2.5 is the body's thermometer", []string{"NM|$TEMP|1.2.5.150344|36.5|$CEL|||||F"}, "8310-5 150344 = 36.5 Cel", ""},
 		{"xh80x", "1.2.50 is not below 1.2.5", []string{"NM|$TEMP|1.2.50.150344|36.5|$CEL|||||F"}, "150344 = 36.5 Cel", ""},
-		{"comen", "Comen's own codes are entries of the bed", []string{"NM|1^COMEN_AGE^99COMEN||126||||||F"}, "setting local 99COMEN 1 = 126", mapping.EventSetting},
+		{"comen", "Comen's own codes are entries of the bed", []string{"NM|1^COMEN_AGE^99COMEN||126||||||F"}, "setting: local 99COMEN 1 = 126", mapping.EventSetting},
 		{"comen", "a weight of 0 kg was not weighed", []string{"NM|188736^MDC_MASS_BODY_ACTUAL^MDC||0.0|263875^MDC_DIM_KILO_G^MDC|||||F"}, "local MDC 188736 = 0.0 kg", mapping.EventImplausible},
 
 		// Sentinels and good rows beside them.
@@ -192,9 +186,9 @@ func TestHostileRows(t *testing.T) {
 		{"ihe-pcd01", "a null", []string{`NM|$HR|1|""|$BPM|||||R`}, "8867-4 147842 = absent unknown", ""},
 
 		// Alarms and inoperative states are no measurements.
-		{"philips-iic", "an inoperative state beside measurements", []string{"TX|5^HardInop^MDIL-ALERT||SpO2 LEADS OFF||||||R"}, `alarm local MDIL-ALERT 5 = "SpO2 LEADS OFF" + local MDC 68485 "ST"`, ""},
-		{"mindray-pds", "two stars are of medium priority", []string{"CE|2|1|10076^**T1 Too Low||||||F"}, `alarm local mindray-pds 2 = 10076 **T1 Too Low + local MDC 68484 "PM" + local MDC 68485 "SP"`, ""},
-		{"ihe-pcd01", "a watchdog is no alarm", []string{"ST|198200^ MDC_EVT_WATCHDOG^MDC|1.0.0.1|continue|||N~ST~PL|||F"}, `setting local MDC 198200 = "continue"`, mapping.EventSetting},
+		{"philips-iic", "an inoperative state beside measurements", []string{"TX|5^HardInop^MDIL-ALERT||SpO2 LEADS OFF||||||R"}, `alarm: local MDIL-ALERT 5 = "SpO2 LEADS OFF" + local MDC 68485 "ST"`, ""},
+		{"mindray-pds", "two stars are of medium priority", []string{"CE|2|1|10076^**T1 Too Low||||||F"}, `alarm: local mindray-pds 2 = 10076 **T1 Too Low + local MDC 68484 "PM" + local MDC 68485 "SP"`, ""},
+		{"ihe-pcd01", "a watchdog is no alarm", []string{"ST|198200^ MDC_EVT_WATCHDOG^MDC|1.0.0.1|continue|||N~ST~PL|||F"}, `setting: local MDC 198200 = "continue"`, mapping.EventSetting},
 	} {
 		t.Run(c.dialect+": "+c.why, func(t *testing.T) {
 			text := header

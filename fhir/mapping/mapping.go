@@ -105,6 +105,7 @@ const (
 	EventInvalid         = "flagged-invalid"    // OBX-8 INV beside a value
 	EventStatus          = "result-status"      // OBX-11 says that this is no result, beside a value
 	EventSetting         = "setting"            // a setting or configuration row
+	EventAlertValue      = "value-in-alert"     // a measurement's code in the message of an alert
 	EventSentinelDropped = "sentinel-beside"    // a "no value" row beside a good one of the same measurement
 	EventSampleRate      = "samples-unreadable" // samples without rate or in an unreadable form, kept as text
 	EventTimeBad         = "time-unreadable"    // a time that cannot be read

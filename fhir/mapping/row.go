@@ -88,8 +88,12 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	if s.Field(5).Empty() && r.code.term != nil && len(r.code.term.loinc) > 0 && r.code.term.part == notPart && r.code.term.loinc[0].profile == profileBase+"bp" {
 		return // the heading of a blood pressure: its parts follow (IHE DEV TF Vol. 2, MDC_PRESS_BLD_NONINV)
 	}
-	if r.code.term != nil && r.code.term.setting && r.as == measurement {
+	if r.as == measurement && (r.code.term != nil && r.code.term.setting || isAttribute(r.code.display) && !oneOf(r.code.display, facetNames...)) {
 		r.as = setting
+	}
+	if r.as == alarm && c.kind == KindAlarm && c.reportsAlert && r.code.isAmount() && facetOf(&r) == notFacet {
+		r.as, r.demoted = measurement, true // a value that came along with an alert is none, and is not judged as a measurement either
+		c.finding(&r, EventAlertValue, 3, "a value in the message of an alert: kept, not charted")
 	}
 	c.readMethod(&r)
 	r.when = c.when(s, g)
@@ -154,6 +158,9 @@ func (c *Converter) identify(r *row) {
 			*id = ident{}
 		}
 		conflict = c.lookUp(r, c.text(v.Comp(4)), c.text(v.Comp(5)), c.text(v.Comp(6)))
+		if first.term == nil && first.loinc == nil && (id.term != nil || id.loinc != nil) {
+			id.origin = true // the first code of the row says more than the one that is known
+		}
 		if first.term != nil || first.loinc != nil {
 			other := *id
 			*id = first
@@ -169,6 +176,17 @@ func (c *Converter) identify(r *row) {
 	if id.term != nil {
 		id.identity = id.term.coding.Code
 	}
+}
+
+// isAmount says whether the code is known to name an amount.
+func (id *ident) isAmount() bool {
+	return id.loinc != nil || id.term != nil && len(id.term.dimensions) > 0
+}
+
+// isAttribute says whether a name of ISO/IEEE 11073-10101 is that of an attribute: it describes a device, an alert or what somebody
+// has entered, and nothing that was measured.
+func isAttribute(name string) bool {
+	return strings.HasPrefix(name, "MDC_ATTR_") || strings.HasPrefix(name, "MDC_TIME_SYNC_") || strings.HasPrefix(name, "MDC_ID_")
 }
 
 // lookUp resolves one triplet. It reports a conflict where number and name contradict each other.

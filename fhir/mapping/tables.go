@@ -143,7 +143,7 @@ func loadTables() error {
 		return err
 	}
 	err = readTable(dataFiles, "data/codes.tsv", 9, func(f []string) error {
-		t := &term{coding: fhir.Coding{System: fhir.SystemMDC, Code: f[0], Display: f[1]}, setting: strings.HasSuffix(f[1], "_SETTING")}
+		t := &term{coding: fhir.Coding{System: fhir.SystemMDC, Code: f[0], Display: f[1]}, setting: strings.HasSuffix(f[1], "_SETTING") || isAttribute(f[1])}
 		var err error
 		if t.number, err = strconv.Atoi(f[0]); err != nil {
 			return err

@@ -165,6 +165,8 @@ var findings = map[string]string{
 	"result-status":      "no result, says the monitor",
 	"setting":            "a setting, not a measurement",
 	"sentinel-beside":    "",
+	"value-in-alert":     "came along with an alert",
+	"several-places":     "",
 	"samples-unreadable": "samples that cannot be drawn",
 	"pressures-disorder": "systolic, mean and diastolic contradict each other",
 	"limits-unreadable":  "",

@@ -6,7 +6,7 @@ export CGO_ENABLED="${CGO_ENABLED:-0}"
 
 version="${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unversioned)}"
 ldflags="-s -w -X github.com/vitalgate/vitalgate/firmware/version.Version=$version -X main.Version=$version"
-programs="vitalgate=./firmware vitalpeer=./peer vitalsim=./hwtest/simmonitor"
+programs="vitalgate=./firmware vitalpeer=./peer vitalsim=./hwtest/simmonitor vitalprov=./provision"
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -63,6 +63,13 @@ cmd_release() {
 		say "building $out …"
 		GOOS=$os GOARCH=$arch GOARM=${arm:-} CGO_ENABLED=0 compile "$out"
 	done
+	for t in linux/amd64 linux/arm64 darwin/arm64 darwin/amd64 windows/amd64; do # the field tool runs on laptops
+		IFS=/ read -r os arch <<<"$t"
+		out="dist/release/vitalprov-${t//\//-}"
+		[ "$os" = windows ] && out="$out.exe"
+		say "building $out …"
+		GOOS=$os GOARCH=$arch CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$out" ./provision
+	done
 	(cd dist/release && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum >SHA256SUMS)
 	cat dist/release/SHA256SUMS
 }
@@ -99,12 +106,13 @@ usage: ./build.sh COMMAND
                     (one on a serial line); verified readings are printed as they arrive. With --for: a summary,
                     and an exit status that is not zero if anything was lost, doubled or unverified.
   test              vet and all tests (those that need swtpm, openssl or python3 say so when they are skipped)
-  build             host binaries into dist/: vitalgate (the box), vitalpeer (a peer), vitalsim (simulated monitors)
+  build             host binaries into dist/: vitalgate (the box), vitalpeer (a peer), vitalsim (simulated monitors),
+                    vitalprov (the field tool)
   bench             all benchmarks; COUNT=10 ./build.sh bench >new.txt for benchstat
   image             the signed image of the box for arm64 with UEFI and TPM 2.0 into dist/image/: disk.img for an empty box,
                     update.vgu for a running one; --version V, --keys DIR (development keys are made when there are
                     none), --rollback-index N, --out DIR. docs/image.md says more. Needs the kernel's source and compiler.
-  release           static binaries for linux/arm64, linux/arm (v7) and linux/amd64 into dist/release/
+  release           static binaries for linux/arm64, linux/arm (v7) and linux/amd64 into dist/release/; vitalprov also for macOS and Windows
   help              this text
 
 Needs Go 1.26 or later and bash, nothing else. With swtpm and swtpm-tools the demo uses an emulated TPM.

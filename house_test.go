@@ -30,6 +30,9 @@ var rules = []struct{ of, not, why string }{
 	{`^image/(efi|disk|release)`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest|image$)`, "formats of the image know only themselves"},
 	{`^image$`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest)`, "the image tool takes the program as a file"},
 	{`^(peer|adapters|hl7|fhir|record|tpm)(/|$)`, `^image`, "only the box's first process and its update know the image"},
+	{`^provision`, `^(adapters|hl7|fhir|tpm|firmware|peer)`, "the field tool knows the box and the peer by what they say, and runs where there is no TPM"},
+	{`^provision/protocol`, `^(record|own:(os|os/exec|net/http)$)`, "the protocol is what both ends share: no files, no connections"},
+	{`^(adapters|hl7|fhir|record|tpm)`, `^provision`, "only the ends of the provisioning link know it"},
 	{`^(adapters|hl7|fhir|record|tpm|peer|firmware)(/|$)`, `^hwtest/(simmonitor|demo|e2e|bench)`, "nothing of the product rests on its simulators"},
 }
 

@@ -20,6 +20,7 @@ import (
 // program is the command line.
 type program struct {
 	Run      runCmd      `cmd:"" help:"Read the monitors, keep, sign and publish. This is what the box does."`
+	Maintain maintainCmd `cmd:"" help:"Let the field tool (vitalprov) provision this box, and run once it is provisioned."`
 	Request  requestCmd  `cmd:"" help:"Write the enrolment request of this box for the facility."`
 	Config   configCmd   `cmd:"" help:"Check, describe or write a configuration file."`
 	Convert  convertCmd  `cmd:"" help:"Convert HL7 v2 messages to FHIR R4, one JSON document per message."`

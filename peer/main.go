@@ -27,6 +27,7 @@ type cli struct {
 	Box      boxCmd      `cmd:"" help:"Enrol, list, suspend and revoke boxes."`
 	Registry registryCmd `cmd:"" help:"The signed log of all decisions: who may do what."`
 	Peer     peerCmd     `cmd:"" help:"List and remove invited peers."`
+	Tool     toolCmd     `cmd:"" help:"Certify field tools (vitalprov), which boxes of this facility then let in."`
 	Operator operatorCmd `cmd:"" help:"Let a person look at the streams with the nats program."`
 	Tail     tailCmd     `cmd:"" help:"Print verified Bundles as NDJSON, one line per record."`
 	Get      getCmd      `cmd:"" help:"Print one verified record."`

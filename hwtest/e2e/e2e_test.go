@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	bin = dir
-	for name, pkg := range map[string]string{"vitalgate": "firmware", "vitalpeer": "peer"} {
+	for name, pkg := range map[string]string{"vitalgate": "firmware", "vitalpeer": "peer", "vitalprov": "provision"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/vitalgate/vitalgate/"+pkg)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {

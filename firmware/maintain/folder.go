@@ -1,0 +1,284 @@
+package maintain
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vitalgate/vitalgate/firmware/config"
+	"github.com/vitalgate/vitalgate/firmware/enrol"
+	"github.com/vitalgate/vitalgate/provision/protocol"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/enrolment"
+	"github.com/vitalgate/vitalgate/tpm"
+)
+
+// folder is the box's whole state on disk. Each file of this room is one of its methods.
+type folder string
+
+func (d folder) linkKey() string { return filepath.Join(string(d), "link.key") }    // PEM PKCS #8: key and claim are the label
+func (d folder) claim() string   { return filepath.Join(string(d), "claim") }       //
+func (d folder) config() string  { return filepath.Join(string(d), "config.toml") } // its being there makes the box owned
+func (d folder) grant() string   { return filepath.Join(string(d), "grant.json") }
+func (d folder) data() string    { return filepath.Join(string(d), "data") } // box.data
+func (d folder) tpm() string     { return filepath.Join(d.data(), "tpm") }
+
+func (d folder) make() error {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return fmt.Errorf("cannot make the box's folder: %w", err)
+	}
+	st, err := os.Stat(string(d))
+	if err != nil {
+		return fmt.Errorf("cannot use the box's folder: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("cannot use the box's folder %s: others may read it (mode %v); run: chmod 700 %s", d, st.Mode().Perm(), d)
+	}
+	return nil
+}
+
+// identity is who the box is on the link.
+type identity struct {
+	label       protocol.Label
+	certificate tls.Certificate
+}
+
+// owner is whose the box is.
+type owner struct {
+	id        record.BoxID
+	authority *x509.Certificate // nil: the grant cannot be read, so nobody is let in
+}
+
+// identity reads the label, or makes it. The link key is a file and not in the TPM: a box whose chip is dead must still be
+// reachable, and all that the key vouches for is that this is the box with this label.
+func (d folder) identity() (identity, error) {
+	text, err := os.ReadFile(d.linkKey())
+	if errors.Is(err, fs.ErrNotExist) {
+		if text, err = newLinkKey(); err == nil {
+			err = write(d.linkKey(), text)
+		}
+	}
+	if err != nil {
+		return identity{}, fmt.Errorf("cannot keep the link key: %w", err)
+	}
+	claim, err := os.ReadFile(d.claim())
+	if errors.Is(err, fs.ErrNotExist) {
+		claim = []byte(protocol.NewClaim() + "\n")
+		err = write(d.claim(), claim)
+	}
+	if err != nil {
+		return identity{}, fmt.Errorf("cannot keep the claim code: %w", err)
+	}
+	code, ok := protocol.ParseClaim(string(claim))
+	if !ok {
+		return identity{}, fmt.Errorf("cannot use the claim code in %s: it is damaged; remove the file, and print a new label", d.claim())
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return identity{}, fmt.Errorf("cannot use the link key %s: it is damaged; remove the file, and print a new label", d.linkKey())
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return identity{}, fmt.Errorf("cannot use the link key %s: %w; remove the file, and print a new label", d.linkKey(), err)
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok {
+		return identity{}, fmt.Errorf("cannot use the link key %s: it is not an ECDSA key", d.linkKey())
+	}
+	// The certificate only carries the key: the tool compares that with the label and looks at nothing else, no time in particular,
+	// because a box without a clock must be reachable too (RFC 5280 §4.1.2.5: 99991231235959Z).
+	t := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "vitalgate box"},
+		NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return identity{}, fmt.Errorf("cannot make the link's certificate: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return identity{}, err
+	}
+	return identity{label: protocol.Label{Key: protocol.KeyOf(leaf), Claim: code},
+		certificate: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}, nil
+}
+
+func newLinkKey() ([]byte, error) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// owner is whose the box is; nil, nobody's. With an error the box is owned, and nobody can be let in.
+func (d folder) owner() (*owner, error) {
+	if _, err := os.Stat(d.config()); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	cfg, err := config.Load(d.config())
+	if err != nil {
+		return &owner{}, err
+	}
+	o := &owner{}
+	if o.id, err = record.ParseBoxID(cfg.Box.ID); err != nil {
+		return o, err
+	}
+	g, err := enrolment.ReadGrant(d.grant())
+	if err != nil {
+		return o, err
+	}
+	o.authority, err = enrolment.ParseCertificate(g.CA)
+	return o, err
+}
+
+// check says whether the parts of p, with those that the box has already, make a box that works.
+func (d folder) check(ctx context.Context, p protocol.Provision, log *slog.Logger) error {
+	trial, err := os.MkdirTemp(string(d), "trial-")
+	if err != nil {
+		return fmt.Errorf("cannot check the provisioning: %w", err)
+	}
+	defer os.RemoveAll(trial)
+	t := folder(trial)
+	for _, part := range []struct {
+		text      []byte
+		old, new_ string
+		what      string
+	}{{[]byte(p.Config), d.config(), t.config(), "configuration"}, {p.Grant, d.grant(), t.grant(), "grant"}} {
+		text := part.text
+		if len(text) == 0 {
+			if text, err = os.ReadFile(part.old); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("cannot provision: the %s is missing, and this box has none yet", part.what)
+			} else if err != nil {
+				return fmt.Errorf("cannot read the box's %s: %w", part.what, err)
+			}
+		}
+		if err := os.WriteFile(part.new_, text, 0o600); err != nil {
+			return fmt.Errorf("cannot check the provisioning: %w", err)
+		}
+	}
+	cfg, err := config.Load(t.config())
+	if err != nil {
+		return fmt.Errorf("cannot use the configuration: %w", without(err, t))
+	}
+	switch {
+	case cfg.Box.Data != t.data():
+		return errors.New(`cannot use the configuration: on a provisioned box box.data must be "data"`)
+	case cfg.Network.Grant != t.grant():
+		return errors.New(`cannot use the configuration: on a provisioned box network.grant must be "grant.json"`)
+	}
+	id, err := record.ParseBoxID(cfg.Box.ID)
+	if err != nil {
+		return err
+	}
+	return d.withChip(ctx, cfg.TPM.Source, log, func(chip *tpm.TPM) error {
+		_, err := enrol.Open(t.grant(), id, chip, d.data())
+		return without(err, t)
+	})
+}
+
+// without says an error without the name of the folder of the trial, which means nothing to a person.
+func without(err error, t folder) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), string(t)+string(filepath.Separator), ""))
+}
+
+// withChip opens the box's keys. The line from monitor to network must not run: it holds them.
+func (d folder) withChip(ctx context.Context, source string, log *slog.Logger, use func(*tpm.TPM) error) error {
+	if err := os.MkdirAll(d.data(), 0o700); err != nil {
+		return fmt.Errorf("cannot make the data folder: %w", err)
+	}
+	chip, err := tpm.Open(ctx, tpm.Options{Source: source, Dir: d.tpm(), Log: log})
+	if err != nil {
+		return err
+	}
+	return errors.Join(use(chip), chip.Close())
+}
+
+// keep makes p last. The configuration comes last: it makes the box owned.
+func (d folder) keep(p protocol.Provision) error {
+	if len(p.Grant) > 0 {
+		if err := write(d.grant(), p.Grant); err != nil {
+			return fmt.Errorf("cannot keep the grant: %w", err)
+		}
+	}
+	if p.Config != "" {
+		if err := write(d.config(), []byte(p.Config)); err != nil {
+			return fmt.Errorf("cannot keep the configuration: %w", err)
+		}
+	}
+	return nil
+}
+
+// wipe makes the folder that of a new box. The keys go first: without them nothing of the rest is worth anything. The configuration
+// goes last, so that a reset that was cut short leaves an owned box, whose owner resets it again. A chip that does not answer holds
+// up nothing: the password of its keys is gone with the folder, and the note says so.
+func (d folder) wipe(ctx context.Context, label bool, log *slog.Logger) (note string, err error) {
+	if _, err := os.Stat(d.tpm()); err == nil {
+		if err := tpm.Decommission(ctx, tpm.Options{Source: "auto", Dir: d.tpm(), Log: log}); err != nil {
+			note = "The keys in the TPM could not be removed: " + err.Error() + ". Their password is gone, so they are of no use to anybody."
+			log.Error("reset: " + note)
+		}
+	}
+	all := []error{os.RemoveAll(d.data()), os.RemoveAll(d.grant())}
+	if label {
+		all = append(all, os.RemoveAll(d.linkKey()), os.RemoveAll(d.claim()))
+	}
+	if err := errors.Join(append(all, syncDir(string(d)))...); err != nil {
+		return note, fmt.Errorf("cannot wipe the box: %w; try again", err)
+	}
+	if err := errors.Join(os.RemoveAll(d.config()), syncDir(string(d))); err != nil {
+		return note, fmt.Errorf("cannot wipe the box: %w; try again", err)
+	}
+	return note, nil
+}
+
+// write puts a whole file in place or leaves what was there: write and fsync a new one, rename it, fsync the folder.
+func write(path string, b []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (d folder) configText() (string, error) {
+	b, err := os.ReadFile(d.config())
+	if err != nil {
+		return "", fmt.Errorf("cannot read the box's configuration: %w", err)
+	}
+	return string(b), nil
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/vitalgate/vitalgate/firmware/maintain"
+)
+
+// maintainCmd is the box as a whole where vitalgate is a program among others: the image's first process does the same.
+type maintainCmd struct {
+	Dir    string `default:"/var/lib/vitalgate" help:"The box's folder: label, configuration, grant, data; mode 0700."`
+	Listen string `default:":8471" help:"Address of the provisioning link."`
+	Label  bool   `help:"Print the text of the label (it holds the secret claim code) and end."`
+}
+
+func (c maintainCmd) Run(ctx context.Context) error {
+	log := newLog(0)
+	listen := c.Listen
+	if c.Label {
+		listen = "127.0.0.1:0"
+	}
+	s, err := maintain.Open(maintain.Box{Dir: c.Dir, Listen: listen, Log: log,
+		Work: func(ctx context.Context, config string) error { return run(ctx, config, log) }})
+	if err != nil {
+		return err
+	}
+	if c.Label {
+		fmt.Println(s.Label())
+		return s.Close()
+	}
+	fmt.Fprintf(os.Stderr, "box %s listens for vitalprov at %s\n", s.Label().Name(), s.Addr())
+	return s.Run(ctx)
+}

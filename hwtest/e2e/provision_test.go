@@ -1,0 +1,198 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
+	"github.com/vitalgate/vitalgate/provision/protocol"
+)
+
+// TestSetUpABox is what a biomedical engineer does: a new box, its label, enrolment, first readings, another bed, reset; then
+// another box with the wizard and the readings confirmed by a person.
+func TestSetUpABox(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	command := func(args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, filepath.Join(bin, args[0]), args[1:]...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PATH="+bin, "VITALPROV_IDENTITY="+at("tool"), "VITALPROV_HUB="+at("hub")) // no swtpm there: keys are files
+		return cmd
+	}
+	do := func(args ...string) string {
+		t.Helper()
+		out, err := command(args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	refused := func(want string, args ...string) {
+		t.Helper()
+		if out, err := command(args...).CombinedOutput(); err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("%v: %v\n%s\ndoes not say %q", args, err, out, want)
+		}
+	}
+	background := func(args ...string) {
+		t.Helper()
+		cmd := command(args...)
+		log, err := os.CreateTemp(dir, "log-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			cmd.Process.Signal(os.Interrupt)
+			cmd.Wait()
+			if t.Failed() {
+				text, _ := os.ReadFile(log.Name())
+				t.Logf("%v:\n%s", args, text[max(0, len(text)-1500):])
+			}
+		})
+	}
+	listens := func(addr string) {
+		t.Helper()
+		for {
+			c, err := net.DialTimeout("tcp", addr, time.Second)
+			if err == nil {
+				c.Close()
+				return
+			}
+			select {
+			case <-ctx.Done():
+				t.Fatalf("nobody listens at %s: %v", addr, err)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	send := func(n int, monitor string) {
+		t.Helper()
+		listens(monitor)
+		if err := os.WriteFile(at("one.hl7"), (&sender{bed: "bed-1"}).message(n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out := do("vitalgate", "replay", "--to", "tcp://"+monitor, "one.hl7"); !strings.Contains(out, "AA") {
+			t.Errorf("replay says %s", out)
+		}
+	}
+	// box starts a new box and gives its address and label.
+	box := func(name string) (address, label string) {
+		address = hospital.FreeAddr()
+		label = strings.TrimSpace(do("vitalgate", "maintain", "--dir", name, "--label"))
+		background("vitalgate", "maintain", "--dir", name, "--listen", address)
+		listens(address)
+		return address, label
+	}
+
+	hubBoxes, hubPeers, hubPage := hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr()
+	do("vitalpeer", "init", "--facility", "f1", "--name", "hub", "--data", "hub", "--listen-boxes", hubBoxes, "--listen-peers", hubPeers, "--page", hubPage)
+	background("vitalpeer", "run", "--data", "hub")
+
+	address, label := box("box1")
+	refused("--label", "vitalprov", "probe", address)
+	wrong, err := protocol.ParseLabel(label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong.Claim = protocol.NewClaim()
+	refused("the code is not that of this box's label", "vitalprov", "probe", address, "--label", wrong.String())
+	if out := do("vitalprov", "probe", address, "--label", label); !strings.Contains(out, "nobody's") {
+		t.Errorf("probe says %s", out)
+	}
+	do("vitalprov", "label", label, "-o", "label.pdf")
+
+	monitor, status := hospital.FreeAddr(), hospital.FreeAddr()
+	bed := "name=bed-1 address=" + monitor + " dialect=ihe-pcd01 zone=UTC bed=ICU-1"
+	enrol := []string{"vitalprov", "enrol", address, "--label", label, "--box", "f1/gw1", "--status", status, "--monitor"}
+	refused(`cannot use dialect "ihe-pcd99"`, append(enrol, strings.Replace(bed, "pcd01", "pcd99", 1))...)
+	// The first tool of a facility is certified before its first box, so that it is let in afterwards.
+	do("vitalprov", "tool", "request", "anna")
+	do("vitalpeer", "tool", "add", "anna", "anna.tool.csr", "--data", "hub")
+	do("vitalprov", "tool", "install", "anna.tool.pem")
+	if out := do(append(enrol, bed)...); !strings.Contains(out, "Working") || !strings.Contains(out, "NOT A TPM") {
+		t.Errorf("enrol says %s", out)
+	}
+	send(1, monitor)
+	if out := do("vitalprov", "readings", "f1/gw1", "--yes", "--monitor", "bed-1"); !strings.Contains(out, "I see heart rate 51 /min from ICU / bed-1 (monitor bed-1") {
+		t.Errorf("readings says %s", out)
+	}
+	if out := do("vitalprov", "status", address, "--label", label); !strings.Contains(out, "f1/gw1") {
+		t.Errorf("status says %s", out)
+	}
+	refused("its facility gives tools their certificates", "vitalprov", "status", address, "--label", label, "--identity", at("nobody"))
+
+	// The monitor moves to another port; a mistake changes nothing.
+	other := hospital.FreeAddr()
+	refused("cannot use the configuration", "vitalprov", "bind", address, "--label", label, "--monitor", "name=bed-1 addres="+other)
+	do("vitalprov", "bind", address, "--label", label, "--status", status, "--monitor", strings.Replace(bed, monitor, other, 1))
+	send(2, other)
+	if out := do("vitalprov", "bind", address, "--label", label, "--show"); !strings.Contains(out, other) {
+		t.Errorf("bind --show says %s", out)
+	}
+	refused("nothing was done", "vitalprov", "reset", address, "--label", label, "--yes", "VG-0000-0000")
+	refused("operating system's", "vitalprov", "network", address, "--label", label)
+	do("vitalprov", "revoke", "f1/gw1", "--reason", "out of use")
+	do("vitalprov", "reset", address, "--label", label, "--yes", wrong.Name())
+	if out := do("vitalprov", "probe", address, "--label", label); !strings.Contains(out, "nobody's") {
+		t.Errorf("probe says %s", out)
+	}
+
+	// The same with the wizard, by a person who answers.
+	address, label = box("box2")
+	monitor = hospital.FreeAddr()
+	var about protocol.About
+	readJSON(t, do("vitalprov", "probe", address, "--label", label, "--json"), &about)
+	family := 0
+	for i, d := range about.Dialects {
+		if d.Name == "ihe-pcd01" {
+			family = i + 1
+		}
+	}
+	wizard := command("vitalprov", "wizard", "--status", hospital.FreeAddr())
+	answers := []string{address, "not a label", label, "f1/gw2", "99", fmt.Sprint(family), "bed-2", "1", monitor, "UTC", "ICU-2", "no", "yes", "yes"}
+	wizard.Stdin = strings.NewReader(strings.Join(answers, "\n") + "\n")
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for ctx.Err() == nil {
+			if c, err := net.DialTimeout("tcp", monitor, time.Second); err == nil {
+				c.Close()
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	done := make(chan struct{})
+	var said []byte
+	var failed error
+	go func() {
+		defer close(done)
+		said, failed = wizard.CombinedOutput()
+	}()
+	<-sent
+	send(3, monitor)
+	<-done
+	if failed != nil || !strings.Contains(string(said), "I see heart rate 53 /min from ICU / bed-1 (monitor bed-2") || !strings.Contains(string(said), "Done: box f1/gw2 works") {
+		t.Errorf("the wizard: %v\n%s", failed, said)
+	}
+}
+
+func readJSON(t *testing.T, text string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+}

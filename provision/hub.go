@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// hubFlag says where the facility is, if it is within reach: the peer's own program is asked, so that only one program decides what
+// a peer does.
+type hubFlag struct {
+	Hub       string `placeholder:"DIR" env:"VITALPROV_HUB" help:"Data folder of the facility's hub, where it is on this machine; without it, files are exchanged."`
+	Vitalpeer string `default:"vitalpeer" help:"The vitalpeer program."`
+}
+
+// peer runs a command of vitalpeer to its end.
+func (h hubFlag) peer(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, h.Vitalpeer, append(args, "--data", h.Hub)...)
+	out, err := cmd.Output()
+	if err != nil {
+		var said []byte
+		if e := (*exec.ExitError)(nil); errors.As(err, &e) {
+			said = bytes.TrimSpace(e.Stderr)
+		}
+		return nil, fmt.Errorf("the facility refuses (%s %s): %w: %s", h.Vitalpeer, args[0], err, said)
+	}
+	return out, nil
+}
+
+// grant has the facility let the box in.
+func (h hubFlag) grant(ctx context.Context, request []byte, leaves []string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "vitalprov-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	in, out := filepath.Join(dir, "request.json"), filepath.Join(dir, "grant.json")
+	if err := os.WriteFile(in, request, 0o600); err != nil {
+		return nil, err
+	}
+	args := []string{"box", "add", in, "-o", out}
+	for _, l := range leaves {
+		args = append(args, "--leaf", l)
+	}
+	if _, err := h.peer(ctx, args...); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(out)
+}
+
+// record is what vitalprov looks at in a line of vitalpeer tail.
+type record struct {
+	Box     string     `json:"box"`
+	Index   uint64     `json:"index"`
+	Kind    string     `json:"kind"`
+	Monitor string     `json:"monitor"`
+	Sealed  string     `json:"sealed"`
+	Reason  string     `json:"reason"`
+	Arrived *time.Time `json:"arrived"`
+	Bundle  bundle     `json:"bundle"`
+}
+
+// tail gives the verified records of a box at the peer as they come. A peer that is not up yet is waited for.
+func (h hubFlag) tail(ctx context.Context, box string, each func(record) (more bool)) error {
+	waiting := false
+	for {
+		more, err := h.tailOnce(ctx, box, each)
+		if !more || ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !waiting && err != nil {
+			waiting = true
+			say("The peer does not answer yet, it is asked again: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (h hubFlag) tailOnce(ctx context.Context, box string, each func(record) bool) (more bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, h.Vitalpeer, "tail", "--follow", "--box", box, "--data", h.Hub)
+	cmd.WaitDelay = 2 * time.Second
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return true, err
+	}
+	if err := cmd.Start(); err != nil {
+		return true, fmt.Errorf("cannot run %s: %w", h.Vitalpeer, err)
+	}
+	in := bufio.NewReaderSize(out, 1<<20)
+	for {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			break
+		}
+		var r record
+		if err := json.Unmarshal(line, &r); err != nil {
+			return true, fmt.Errorf("cannot read a line of vitalpeer tail: %w", err)
+		}
+		if !each(r) {
+			cancel()
+			cmd.Wait()
+			return false, nil
+		}
+	}
+	err = cmd.Wait()
+	return true, fmt.Errorf("%w: %s", errors.Join(err, errors.New("vitalpeer tail has ended")), bytes.TrimSpace(said.Bytes()))
+}

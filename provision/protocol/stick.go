@@ -1,0 +1,30 @@
+package protocol
+
+import "path/filepath"
+
+// Stick is the folder "vitalgate" of a USB stick: the provisioning link on foot, for a box without a network. Who can plug it in
+// stands in front of the box, which is what the claim code proves otherwise; so a box that is nobody's writes its label there. An
+// owned box takes nothing from a stick and writes nothing on it.
+//
+// First visit: the box reads Box and writes Label and Request. The facility answers with Grant and Config. Second visit: the box
+// takes them and writes Result.
+type Stick string
+
+// StickAt is the stick's folder below the place where the stick is mounted.
+func StickAt(mount string) Stick { return Stick(filepath.Join(mount, "vitalgate")) }
+
+// Next names the box that the next one which has no name is to become; the box takes it away with it.
+func (s Stick) Next() string { return filepath.Join(string(s), "next.txt") }
+
+// Of is the folder of the box with the name (Label.Name).
+func (s Stick) Of(name string) StickBox { return StickBox(filepath.Join(string(s), name)) }
+
+// StickBox is what a stick has of one box.
+type StickBox string
+
+func (b StickBox) Label() string   { return filepath.Join(string(b), "label.txt") }
+func (b StickBox) Box() string     { return filepath.Join(string(b), "box.txt") } // facility/name
+func (b StickBox) Request() string { return filepath.Join(string(b), "request.json") }
+func (b StickBox) Grant() string   { return filepath.Join(string(b), "grant.json") }
+func (b StickBox) Config() string  { return filepath.Join(string(b), "config.toml") }
+func (b StickBox) Result() string  { return filepath.Join(string(b), "result.txt") }

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+)
+
+// bundle is what a person is asked about, of FHIR R4 Bundles as boxes emit them.
+type bundle struct {
+	Entry []struct {
+		Resource struct {
+			Type      string     `json:"resourceType"`
+			Name      flexible   `json:"name"` // of a Location
+			Code      concept    `json:"code"`
+			Value     *quantity  `json:"valueQuantity"`
+			Component []measured `json:"component"`
+		} `json:"resource"`
+	} `json:"entry"`
+}
+
+type measured struct {
+	Code  concept   `json:"code"`
+	Value *quantity `json:"valueQuantity"`
+}
+
+type concept struct {
+	Text   string `json:"text"`
+	Coding []struct {
+		System  string `json:"system"`
+		Display string `json:"display"`
+	} `json:"coding"`
+}
+
+type quantity struct {
+	Value json.Number `json:"value"`
+	Unit  string      `json:"unit"`
+}
+
+// flexible is a name where it is text; people have names of another form, which are nobody's business here.
+type flexible string
+
+func (f *flexible) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) == nil {
+		*f = flexible(s)
+	}
+	return nil
+}
+
+// charted is the everyday name of what has a standard code, "" for what has none.
+func (c concept) charted() string {
+	for _, k := range c.Coding {
+		if k.System == "http://loinc.org" && k.Display != "" {
+			return strings.ToLower(k.Display)
+		}
+	}
+	for _, k := range c.Coding {
+		if k.System == "urn:iso:std:iso:11073:10101" {
+			return k.Display
+		}
+	}
+	return ""
+}
+
+// seen is what a person reads: "heart rate 72 /min, oxygen saturation 97 % from ICU / BED-12".
+func (b bundle) seen() (values []string, bed string) {
+	add := func(m measured) {
+		if name := m.Code.charted(); name != "" && m.Value != nil {
+			values = append(values, strings.TrimSpace(fmt.Sprintf("%s %s %s", name, m.Value.Value, m.Value.Unit)))
+		}
+	}
+	for _, e := range b.Entry {
+		switch r := e.Resource; r.Type {
+		case "Location":
+			bed = string(r.Name)
+		case "Observation":
+			add(measured{r.Code, r.Value})
+			for _, c := range r.Component {
+				add(c)
+			}
+		}
+	}
+	return values, bed
+}
+
+type readingsCmd struct {
+	hubFlag
+	Box     string        `arg:"" help:"facility/name of the box."`
+	Yes     bool          `help:"Do not ask: the first charted reading of each monitor named is enough."`
+	Monitor []string      `help:"Wait for a reading of each of these monitors (default: any one)."`
+	Timeout time.Duration `default:"5m" help:"How long to wait."`
+	JSON    bool          `help:"One JSON line for each reading shown."`
+}
+
+func (c readingsCmd) Run(ctx context.Context) error {
+	if c.Hub == "" {
+		return errors.New("cannot see readings: give --hub DIR, the folder of a peer that may read")
+	}
+	return c.confirm(ctx, bufio.NewScanner(os.Stdin), os.Stdout)
+}
+
+// confirm shows what a verifying peer has of the box and asks whether it is so. What it shows has gone the whole way: monitor, box,
+// signature, network, verification, the facility's key.
+func (c readingsCmd) confirm(ctx context.Context, answers *bufio.Scanner, out io.Writer) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("waited %v and no charted reading came: look at the box's status page and at the monitor's export settings", c.Timeout))
+	defer cancel()
+	open := map[string]bool{}
+	for _, m := range c.Monitor {
+		open[m] = true
+	}
+	anyone := len(open) == 0
+	please("let the monitor show values: attach the simulator, or wait for the patient's readings")
+	began := time.Now()
+	var wrong error
+	err := c.tail(ctx, c.Box, func(r record) bool {
+		if r.Sealed != "" {
+			wrong = fmt.Errorf("the peer in %s has the records but may not open them: %s", c.Hub, r.Sealed)
+			return false
+		}
+		values, bed := r.Bundle.seen()
+		if len(values) == 0 || !anyone && !open[r.Monitor] || r.Arrived != nil && r.Arrived.Before(began.Add(-time.Minute)) && !c.Yes {
+			return true
+		}
+		if bed == "" {
+			bed = "an unnamed bed"
+		}
+		if c.JSON {
+			json.NewEncoder(out).Encode(map[string]any{"box": r.Box, "index": r.Index, "monitor": r.Monitor, "bed": bed, "values": values})
+		} else {
+			fmt.Fprintf(out, "I see %s from %s (monitor %s, record %d, verified).", strings.Join(values, ", "), bed, r.Monitor, r.Index)
+		}
+		if !c.Yes {
+			fmt.Fprint(out, " Is that so? [yes/no] ")
+			if !answers.Scan() {
+				wrong = errors.New("nobody answered: the readings are not confirmed")
+				return false
+			}
+			if a := strings.ToLower(strings.TrimSpace(answers.Text())); a != "y" && a != "yes" {
+				wrong = fmt.Errorf("the readings are not as the monitor shows them: take the monitor off the box (vitalprov bind), note record %d, and compare dialect, units and bed", r.Index)
+				return false
+			}
+		} else if !c.JSON {
+			fmt.Fprintln(out)
+		}
+		delete(open, r.Monitor)
+		return len(open) > 0
+	})
+	return errors.Join(wrong, err)
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vitalgate/vitalgate/provision/protocol"
+)
+
+// wizardCmd asks for what enrol and readings need, one question at a time, and shows the flags that would do the same.
+type wizardCmd struct {
+	hubFlag
+	toolFlag
+	Status string `default:"127.0.0.1:8100" help:"Where the box shows its status page."`
+}
+
+func (c wizardCmd) Run(ctx context.Context) error { return c.run(ctx, os.Stdin, os.Stdout) }
+
+// asker asks a person.
+type asker struct {
+	in  *bufio.Scanner
+	out io.Writer
+}
+
+// ask repeats the question until the answer is accepted; an empty answer takes the default, if there is one.
+func (a asker) ask(question, otherwise string, accept func(string) error) (string, error) {
+	for {
+		if otherwise != "" {
+			fmt.Fprintf(a.out, "%s [%s]: ", question, otherwise)
+		} else {
+			fmt.Fprintf(a.out, "%s: ", question)
+		}
+		if !a.in.Scan() {
+			return "", fmt.Errorf("nobody answered %q: nothing was changed since the last step", question)
+		}
+		answer := strings.TrimSpace(a.in.Text())
+		if answer == "" {
+			answer = otherwise
+		}
+		err := accept(answer)
+		if err == nil {
+			return answer, nil
+		}
+		fmt.Fprintln(a.out, " ", err)
+	}
+}
+
+func something(s string) error {
+	if s == "" {
+		return fmt.Errorf("an answer is needed")
+	}
+	return nil
+}
+
+func anything(string) error { return nil }
+
+// choose gives one of a numbered list.
+func (a asker) choose(question string, list []string) (int, error) {
+	for i, s := range list {
+		fmt.Fprintf(a.out, "  %d  %s\n", i+1, s)
+	}
+	n := 0
+	_, err := a.ask(question, "", func(s string) (err error) {
+		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > len(list) {
+			return fmt.Errorf("a number from 1 to %d", len(list))
+		}
+		return nil
+	})
+	return n - 1, err
+}
+
+func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
+	a := asker{bufio.NewScanner(in), out}
+	please("mount the box, plug in network and power, and wait until its lamp blinks slowly")
+	address, err := a.ask("Address of the box", "", something)
+	if err != nil {
+		return err
+	}
+	var l protocol.Label
+	if _, err := a.ask("Its label (scan the QR code, or type key and code)", "", func(s string) (err error) {
+		l, err = protocol.ParseLabel(s)
+		return err
+	}); err != nil {
+		return err
+	}
+	id, err := c.identity()
+	if err != nil {
+		return err
+	}
+	b := newBox(address, l, id)
+	var about protocol.About
+	if err := b.call(ctx, "GET", protocol.PathAbout, nil, &about); err != nil {
+		return err
+	}
+	printAbout(about)
+	if about.Owned {
+		fmt.Fprintln(out, "This box has an owner already. vitalprov bind changes its monitors, vitalprov reset makes it nobody's.")
+		return nil
+	}
+	hub := c.hubFlag
+	if hub.Hub == "" {
+		if hub.Hub, err = a.ask("Data folder of the facility's hub on this machine", "", something); err != nil {
+			return err
+		}
+	}
+	name, err := a.ask("Name of the box, facility/name", "", something)
+	if err != nil {
+		return err
+	}
+	var bind binding
+	bind.Status = c.Status
+	var monitors []string
+	for {
+		text, monitor, err := a.monitor(about, len(bind.Monitor)+1)
+		if err != nil {
+			return err
+		}
+		bind.Monitor, monitors = append(bind.Monitor, text), append(monitors, monitor)
+		more, err := a.ask("Another monitor at this box? yes/no", "no", anything)
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(strings.ToLower(more), "y") {
+			break
+		}
+	}
+	fmt.Fprintf(out, "The same with flags: vitalprov enrol %s --label … --hub %s --box %s", address, hub.Hub, name)
+	for _, m := range bind.Monitor {
+		fmt.Fprintf(out, " --monitor %q", m)
+	}
+	fmt.Fprintln(out)
+	if _, err := a.ask("Enrol the box now? yes", "", func(s string) error {
+		if s != "yes" {
+			return fmt.Errorf("yes, or end with Ctrl-C; nothing was changed so far")
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	config, err := bind.text(name)
+	if err != nil {
+		return err
+	}
+	var request []byte
+	if err := b.call(ctx, "POST", protocol.PathRequest, protocol.Ask{Box: name}, &request); err != nil {
+		return err
+	}
+	grant, err := hub.grant(ctx, request, nil)
+	if err != nil {
+		return err
+	}
+	if err := start(ctx, b, protocol.Provision{Grant: grant, Config: config}, 2*time.Minute); err != nil {
+		return err
+	}
+	r := readingsCmd{hubFlag: hub, Box: name, Monitor: monitors, Timeout: 15 * time.Minute}
+	if err := r.confirm(ctx, a.in, out); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Done: box %s works, and its first readings are confirmed.\n", name)
+	please("close the box, and note its name in the inventory")
+	return nil
+}
+
+// monitor asks for one monitor and gives its --monitor flag and its name.
+func (a asker) monitor(about protocol.About, n int) (flag, name string, err error) {
+	fmt.Fprintf(a.out, "Monitor %d. Which family is it?\n", n)
+	families := make([]string, len(about.Dialects))
+	for i, d := range about.Dialects {
+		families[i] = d.Name + ": " + d.Title
+	}
+	i, err := a.choose("Number", families)
+	if err != nil {
+		return "", "", err
+	}
+	d := about.Dialects[i]
+	plain := func(s string) error {
+		if s == "" || strings.ContainsAny(s, " =") {
+			return fmt.Errorf("one word without = is needed")
+		}
+		return nil
+	}
+	name, err = a.ask("Its name", fmt.Sprintf("bed-%d", n), plain)
+	if err != nil {
+		return "", "", err
+	}
+	kinds := []string{"network: the monitor connects to the box", "network: the box connects to the monitor"}
+	for _, l := range about.Lines {
+		kinds = append(kinds, "serial line "+l)
+	}
+	k, err := a.choose("How is it connected? Number", kinds)
+	if err != nil {
+		return "", "", err
+	}
+	flag = "name=" + name + " dialect=" + d.Name
+	switch k {
+	case 0:
+		place, err := a.ask("Where does the box listen", "0.0.0.0:2575", plain)
+		if err != nil {
+			return "", "", err
+		}
+		flag += " kind=mllp-server address=" + place
+	case 1:
+		place, err := a.ask("Address of the monitor, host:port", "", plain)
+		if err != nil {
+			return "", "", err
+		}
+		kind := "mllp-client"
+		if d.Name == "mindray-pds" {
+			kind = d.Name
+		}
+		flag += " kind=" + kind + " address=" + place
+	default:
+		baud, err := a.ask("Baud rate, as the monitor is set", "9600", plain)
+		if err != nil {
+			return "", "", err
+		}
+		flag += " kind=serial device=" + about.Lines[k-2] + " baud=" + baud
+	}
+	for _, q := range []struct{ question, key, otherwise string }{{"Time zone of the monitor's clock", "zone", "UTC"}, {"Bed", "bed", name}} {
+		v, err := a.ask(q.question, q.otherwise, plain)
+		if err != nil {
+			return "", "", err
+		}
+		flag += " " + q.key + "=" + v
+	}
+	return flag, name, nil
+}

@@ -1,6 +1,7 @@
 package hl7
 
 import (
+	"bytes"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -28,10 +29,10 @@ func AckMode(m *Message) (accept, application string) {
 	return keyword(h.Field(15)), keyword(h.Field(16))
 }
 
-// keyword gives v's text without allocating for the usual words.
+// keyword gives v's text without allocating for the usual words. A null says as little as nothing.
 func keyword(v Value) string {
 	switch string(v.Raw()) {
-	case "":
+	case "", `""`:
 		return ""
 	case "AL":
 		return "AL"
@@ -50,6 +51,11 @@ func keyword(v Value) string {
 // processing id and MSH-10 echoed byte for byte, one ERR segment for each
 // error, in the form of the sender's version. id becomes MSH-10, at MSH-7.
 func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, errs ...*Error) []byte {
+	return AppendAckExpecting(dst, to, code, at, id, "", errs...)
+}
+
+// AppendAckExpecting is AppendAck with MSA-4, the sequence number that is expected next (HL7 v2.9 §2.9.4); "" for none.
+func AppendAckExpecting(dst []byte, to *Message, code AckCode, at time.Time, id, expected string, errs ...*Error) []byte {
 	if to == nil || to.Len() == 0 {
 		return appendNak(dst, code, at, id, errs)
 	}
@@ -59,9 +65,9 @@ func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, e
 
 	dst = append(dst, "MSH"...)
 	dst = append(dst, bar)
-	dst = append(dst, h.Field(2).Raw()...)
+	dst = appendEcho(dst, h.Field(2))
 	for _, n := range [...]int{5, 6, 3, 4} {
-		dst = append(append(dst, bar), h.Field(n).Raw()...)
+		dst = appendEcho(append(dst, bar), h.Field(n))
 	}
 	dst = at.AppendFormat(append(dst, bar), "20060102150405-0700")
 	dst = append(dst, bar, bar)
@@ -73,11 +79,11 @@ func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, e
 		}
 	}
 	dst = d.appendOwn(append(dst, bar), id)
-	dst = append(append(dst, bar), h.Field(11).Raw()...)
-	dst = append(append(dst, bar), h.Field(12).Raw()...)
-	if set := h.Field(18).Raw(); len(set) > 0 {
+	dst = appendEcho(append(dst, bar), h.Field(11))
+	dst = appendEcho(append(dst, bar), h.Field(12))
+	if set := h.Field(18); !set.Empty() {
 		dst = append(dst, bar, bar, bar, bar, bar, bar)
-		dst = append(dst, set...)
+		dst = appendEcho(dst, set)
 	}
 	dst = append(dst, '\r')
 
@@ -85,9 +91,27 @@ func AppendAck(dst []byte, to *Message, code AckCode, at time.Time, id string, e
 	dst = append(append(dst, bar), h.Field(10).Raw()...)
 	if minor < 50 && len(errs) > 0 {
 		dst = d.appendOwn(append(dst, bar), errs[0].What) // MSA-3, before ERR had a text of its own
+	} else if expected != "" {
+		dst = append(dst, bar)
+	}
+	if expected != "" {
+		dst = append(append(dst, bar), expected...)
 	}
 	dst = append(dst, '\r')
 	return appendErrors(dst, d, minor, code, errs)
+}
+
+// appendEcho appends a field as it was sent, but for line feeds: where it stands now one may begin a segment.
+func appendEcho(dst []byte, v Value) []byte {
+	raw := v.Raw()
+	for {
+		line, rest, found := bytes.Cut(raw, []byte("\n"))
+		dst = append(dst, line...)
+		if !found {
+			return dst
+		}
+		raw = rest
+	}
 }
 
 // AppendNak appends the acknowledgement of bytes whose header could not be

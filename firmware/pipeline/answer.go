@@ -23,11 +23,20 @@ var (
 	accept      = [3]hl7.AckCode{kept: hl7.CA, odd: hl7.CA, refused: hl7.CE}
 )
 
-// answers are the acknowledgements to send, in order: those that the message asks for (HL7 v2.9 §2.9.2 original mode,
-// §2.9.3 enhanced mode by MSH-15 and MSH-16), or the one form that the dialect's monitors understand.
-func answers(m *hl7.Message, d *mapping.Dialect, v verdict, now time.Time, id string, errs ...*hl7.Error) [][]byte {
-	one := func(codes [3]hl7.AckCode) [][]byte {
-		return [][]byte{hl7.AppendAck(nil, m, codes[v], now, id, errs...)}
+// answer is what to say to a message.
+type answer struct {
+	verdict  verdict
+	at       time.Time
+	id       string // MSH-10 of the acknowledgement
+	expected string // MSA-4, "" for none
+	errs     []*hl7.Error
+}
+
+// to gives the acknowledgements to send, in order: those that the message asks for (HL7 v2.9 §2.9.2 original mode, §2.9.3
+// enhanced mode by MSH-15 and MSH-16), or the one form that the dialect's monitors understand.
+func (a answer) to(m *hl7.Message, d *mapping.Dialect) [][]byte {
+	one := func(codes [3]hl7.AckCode, id string) []byte {
+		return hl7.AppendAckExpecting(nil, m, codes[a.verdict], a.at, id, a.expected, a.errs...)
 	}
 	acceptWhen, applicationWhen := hl7.AckMode(m)
 	_, isAnswer := m.First("MSA")
@@ -38,16 +47,17 @@ func answers(m *hl7.Message, d *mapping.Dialect, v verdict, now time.Time, id st
 	case d.Ack == "none", isAnswer: // an acknowledgement is never acknowledged
 		return nil
 	case d.Ack == "accept":
-		return one(accept)
+		return [][]byte{one(accept, a.id)}
 	case d.Ack == "original", acceptWhen == "" && applicationWhen == "":
-		return one(application)
+		return [][]byte{one(application, a.id)}
 	}
 	var all [][]byte
-	if wanted(acceptWhen, v != refused) {
-		all = append(all, one(accept)...)
+	if wanted(acceptWhen, a.verdict != refused) {
+		all = append(all, one(accept, a.id))
 	}
-	if v != refused && wanted(applicationWhen, v == kept) {
-		all = append(all, hl7.AppendAck(nil, m, application[v], now, id+"A", errs...))
+	// What was not accepted never reaches the application, but a sender that wants no accept acknowledgement must hear of it.
+	if (a.verdict != refused || len(all) == 0) && wanted(applicationWhen, a.verdict == kept) {
+		all = append(all, one(application, a.id+"A"))
 	}
 	return all
 }

@@ -61,7 +61,7 @@ func (c *Counters) snapshot() Snapshot {
 // convert turns one monitor's frames into readings, in order, until frames is closed. Every frame gives one but keep-alives,
 // which are counted and answered.
 func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Frame, out chan<- *reading) error {
-	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect), patients: newPatients(m), joiners: map[uint64]*hl7.Joiner{}}
+	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect), patients: newPatients(m), joiners: map[uint64]*hl7.Joiner{}, sequences: sequences{}}
 	for frame := range frames {
 		for _, f := range frame.Split(hl7.Messages(frame.Data)) {
 			n.Messages.Add(1)
@@ -89,9 +89,10 @@ type converter struct {
 	converter *mapping.Converter
 	patients  *patients
 	joiners   map[uint64]*hl7.Joiner // of lines that have begun a message and not finished it
-	message   hl7.Message            // as it came
-	whole     hl7.Message            // as it was put together from its parts
-	sequence  uint64
+	sequences sequences
+	message   hl7.Message // as it came
+	whole     hl7.Message // as it was put together from its parts
+	answered  uint64      // acknowledgements made
 }
 
 // safely converts. A fault of ours in reading or answering a message costs this message its Bundle and its answer, not the box
@@ -134,23 +135,38 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 		return raw(err)
 	}
 	r.identified = identified(&c.message, f.Arrived, c.monitor.Context.Zone)
+	say := func(v verdict, errs ...*hl7.Error) [][]byte {
+		a := answer{verdict: v, at: f.Arrived, id: c.id(f.Arrived), errs: errs}
+		if v == kept {
+			var gap *hl7.Error
+			if a.expected, gap = c.sequences.next(&c.message); gap != nil {
+				a.verdict, a.errs = refused, []*hl7.Error{gap}
+			}
+		}
+		return a.to(&c.message, r.dialect)
+	}
 	if adapters.Partial(f.Notes) {
 		err := &hl7.Error{Code: hl7.CodeSegmentSequence, What: "the message did not arrive whole (" + strings.Join(f.Notes, ", ") + ")", Remedy: "send it again; check the line"}
-		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), err)
+		r.answers = say(odd, err)
 		return raw(err)
+	}
+	if beginsLink(&c.message) {
+		n.Raw.Add(1)
+		r.answers, r.Content.Reason = say(kept), "begins a link with sequence numbers; it says nothing else"
+		return r
 	}
 	m := &c.message
 	switch whole, waiting, err := c.join(f); {
 	case err != nil:
-		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
+		r.answers = say(odd, asHL7(err))
 		return raw(err)
 	case waiting: // the sender goes on only when this part is answered
 		n.Raw.Add(1)
-		r.answers, r.Content.Reason = answers(&c.message, r.dialect, kept, f.Arrived, c.id(f.Arrived)), partOfLonger
+		r.answers, r.Content.Reason = say(kept), partOfLonger
 		return r
 	case whole != nil:
 		if err := c.whole.Reset(whole, hl7.DefaultLimits); err != nil {
-			r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
+			r.answers = say(odd, asHL7(err))
 			return raw(err)
 		}
 		m, r.Content.Raw = &c.whole, whole
@@ -159,13 +175,13 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 	at.Arrived, at.Association = f.Arrived, c.patients.of(f)
 	res, err := c.mapped(m, at)
 	if err != nil {
-		r.answers = answers(&c.message, r.dialect, odd, f.Arrived, c.id(f.Arrived), asHL7(err))
+		r.answers = say(odd, asHL7(err))
 		return raw(err)
 	}
 	c.patients.set(f, at.Association, res.Association)
 	if res.KeepAlive {
 		n.KeepAlive.Add(1)
-		f.Reply(answers(&c.message, r.dialect, kept, f.Arrived, c.id(f.Arrived))...)
+		f.Reply(say(kept)...)
 		return nil
 	}
 	n.Charted.Add(uint64(res.Charted))
@@ -174,7 +190,7 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 	n.Events.Add(uint64(len(res.Events)))
 	r.Kind, r.Patient, r.Observed = record.Kind(res.Kind), res.Patient, res.Observed
 	r.Content.Bundle = bytes.Clone(res.Bundle)
-	r.answers = answers(&c.message, r.dialect, kept, f.Arrived, c.id(f.Arrived))
+	r.answers = say(kept)
 	return r
 }
 
@@ -232,8 +248,8 @@ func (c *converter) mapped(m *hl7.Message, at mapping.Context) (res mapping.Resu
 
 // id makes a control id for an acknowledgement (MSH-10), unique per monitor.
 func (c *converter) id(t time.Time) string {
-	c.sequence++
-	return strconv.FormatInt(t.UnixMilli(), 36) + strconv.FormatUint(c.sequence, 36)
+	c.answered++
+	return strconv.FormatInt(t.UnixMilli(), 36) + strconv.FormatUint(c.answered, 36)
 }
 
 // asHL7 gives err the form that ERR needs.

@@ -39,7 +39,7 @@ func TestGoldenAcknowledgements(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := "none"
-			for i, b := range answers(m, d, kept, time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC), "A1") {
+			for i, b := range (answer{verdict: kept, at: time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC), id: "A1"}).to(m, d) {
 				a, err := hl7.Parse(b)
 				if err != nil {
 					t.Fatal(err)

@@ -150,11 +150,11 @@ func refusal(r *reading) [][]byte {
 	var m hl7.Message
 	e := &hl7.Error{Code: hl7.CodeInternal, What: "the message could not be stored", Remedy: "send it again"}
 	now := time.Now()
-	switch {
-	case r.dialect.Ack == "none" || len(r.answers) == 0 && r.verdict != kept:
-		return nil
-	case m.Reset(r.frame.Data, hl7.DefaultLimits) != nil:
-		return [][]byte{hl7.AppendNak(nil, hl7.AE, now, "R", e)}
+	if m.Reset(r.frame.Data, hl7.DefaultLimits) == nil {
+		return answer{verdict: refused, at: now, id: "R", errs: []*hl7.Error{e}}.to(&m, r.dialect)
 	}
-	return answers(&m, r.dialect, refused, now, "R", e)
+	if len(r.answers) == 0 { // nothing is answered to what cannot be read, or to this monitor
+		return nil
+	}
+	return [][]byte{hl7.AppendNak(nil, hl7.AE, now, "R", e)}
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,9 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vitalgate/vitalgate/record"
 )
@@ -22,7 +26,7 @@ import (
 type resent struct {
 	path string
 	keys [2]digestKey // the one in use, and the one before
-	now  func() time.Time
+	now  func() moment
 
 	mu   sync.Mutex // below: used by the keeper and, when the disk has spoken, by the committer
 	seen map[record.Digest]struct{}
@@ -31,7 +35,33 @@ type resent struct {
 
 type digestKey struct {
 	secret [32]byte
-	from   time.Time
+	from   moment
+}
+
+// moment is a time by two clocks. The one on the wall may be set, both ways, while a monitor waits for its acknowledgement; what the
+// system counts since it was started may not, but ends with it.
+type moment struct {
+	wall time.Time
+	boot string        // of the system
+	up   time.Duration // since then
+}
+
+func thisMoment() moment {
+	m := moment{wall: time.Now().UTC().Truncate(time.Second)}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	var up unix.Timespec
+	if err == nil && unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
+		m.boot, m.up = strings.TrimSpace(string(id)), time.Duration(up.Nano()).Truncate(time.Second)
+	}
+	return m
+}
+
+// since is how long ago from was, as far as it can be told: never less than nothing.
+func (m moment) since(from moment) time.Duration {
+	if m.boot != "" && m.boot == from.boot {
+		return max(0, m.up-from.up)
+	}
+	return max(0, m.wall.Sub(from.wall))
 }
 
 const (
@@ -42,16 +72,18 @@ const (
 // openResent reads the keys in dir and the digests of the latest leaves. Leaves that cannot be read are reported as damage and
 // left out: the worst that follows is that a message sent again is kept twice.
 func openResent(dir string, latest func(uint64, func(record.Leaf)) error) (r *resent, damage, err error) {
-	r = &resent{path: filepath.Join(dir, "resent.keys"), seen: map[record.Digest]struct{}{}, now: time.Now}
+	r = &resent{path: filepath.Join(dir, "resent.keys"), seen: map[record.Digest]struct{}{}, now: thisMoment}
 	text, err := os.ReadFile(r.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("cannot read the keys for messages sent again: %w", err)
 	}
 	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
-		at, secret, _ := strings.Cut(line, " ")
-		from, err := time.Parse(time.RFC3339, at)
-		b, herr := hex.DecodeString(secret)
-		if err != nil || herr != nil || len(b) != 32 || i >= len(r.keys) || r.now().Sub(from) > 2*digestKeyAge {
+		f := append(strings.Fields(line), "", "", "", "")
+		b, herr := hex.DecodeString(f[1])
+		at, err := time.Parse(time.RFC3339, f[0])
+		up, _ := strconv.ParseInt(f[3], 10, 64) // none in the files of older versions
+		from := moment{at, f[2], time.Duration(up) * time.Second}
+		if err != nil || herr != nil || len(b) != 32 || i >= len(r.keys) || r.now().since(from) > 2*digestKeyAge {
 			break
 		}
 		r.keys[i].from = from
@@ -71,15 +103,15 @@ func openResent(dir string, latest func(uint64, func(record.Leaf)) error) (r *re
 // rotate takes a new key when the one in use is old; the one before the last is overwritten.
 func (r *resent) rotate() error {
 	now := r.now()
-	if age := now.Sub(r.keys[0].from); age >= 0 && age < digestKeyAge {
+	if !r.keys[0].from.wall.IsZero() && now.since(r.keys[0].from) < digestKeyAge {
 		return nil
 	}
 	r.keys[1] = r.keys[0]
-	r.keys[0].from = now.UTC().Truncate(time.Second)
+	r.keys[0].from = now
 	rand.Read(r.keys[0].secret[:])
 	var b strings.Builder
 	for _, k := range r.keys {
-		fmt.Fprintf(&b, "%s %x\n", k.from.Format(time.RFC3339), k.secret)
+		fmt.Fprintf(&b, "%s %x %s %d\n", k.from.wall.Format(time.RFC3339), k.secret, cmp.Or(k.from.boot, "-"), int64(k.from.up/time.Second))
 	}
 	if err := writeFile(r.path, b.String()); err != nil {
 		return fmt.Errorf("cannot keep the keys for messages sent again: %w; check the data folder's disk", err)

@@ -2,19 +2,15 @@
 package e2e_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,113 +45,6 @@ func monitorAt(name, addr string) string {
 	return fmt.Sprintf("[[monitor]]\nname = %q\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = %q\n", name, addr, name)
 }
 
-// sender is a monitor that sends numbered messages and repeats each until it is acknowledged.
-type sender struct {
-	addr, bed  string
-	from, to   int
-	pause      time.Duration
-	acked      []atomic.Bool // by number, shared by all senders
-	resent     atomic.Int64
-	unanswered time.Duration
-}
-
-var msa = regexp.MustCompile(`MSA\|([A-Z]{2})\|E2E-([0-9]{6})`)
-
-// run sends until all its messages are acknowledged. At most eight are under way.
-func (s *sender) run(ctx context.Context) error {
-	next := s.from
-	for ctx.Err() == nil {
-		for next < s.to && s.acked[next].Load() {
-			next++
-		}
-		if next == s.to {
-			return nil
-		}
-		s.connection(ctx, next)
-		time.Sleep(20 * time.Millisecond)
-	}
-	return ctx.Err()
-}
-
-// connection sends from number first on over one connection, until it breaks, an answer is overdue, or all is done.
-func (s *sender) connection(ctx context.Context, first int) {
-	c, err := net.DialTimeout("tcp", s.addr, time.Second)
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
-	slots := make(chan struct{}, 8)
-	broken := make(chan struct{})
-	go func() {
-		defer close(broken)
-		in := bufio.NewReader(c)
-		for {
-			c.SetReadDeadline(time.Now().Add(s.unanswered))
-			frame, err := in.ReadBytes(0x1C)
-			if err != nil {
-				return
-			}
-			m := msa.FindSubmatch(frame)
-			if m == nil || string(m[1]) != "AA" {
-				return
-			}
-			var n int
-			fmt.Sscanf(string(m[2]), "%d", &n)
-			s.acked[n].Store(true)
-			<-slots
-			if n == s.to-1 {
-				return
-			}
-		}
-	}()
-	for n := first; n < s.to; n++ {
-		if s.acked[n].Load() {
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-		case <-broken:
-			s.resent.Add(1)
-			return
-		}
-		if _, err := c.Write(s.message(n)); err != nil {
-			return
-		}
-		time.Sleep(s.pause)
-	}
-	<-broken
-}
-
-// begun is when the first message was measured.
-var begun = time.Now().UTC()
-
-// message is number n: the same bytes each time, with a time of its own.
-func (s *sender) message(n int) []byte {
-	at := begun.Add(time.Duration(n) * time.Second).Format("20060102150405")
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "\x0bMSH|^~\\&|SIM^00A0370027000143^EUI-64|E2E|||%s+0000||ORU^R01^ORU_R01|E2E-%06d|P|2.6\r", at, n)
-	fmt.Fprintf(&b, "PID|||%s^^^Hospital^PI||Test^%s^^^^^L\rPV1||I|ICU^^%s\r", s.bed, s.bed, s.bed)
-	fmt.Fprintf(&b, "OBR|1|||69952^MDC_DEV_MON_PT_PHYSIO_MULTI_PARAM^MDC|||%s+0000\r", at)
-	fmt.Fprintf(&b, "OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|%d|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R\r", 50+n%60)
-	fmt.Fprintf(&b, "OBX|2|ST|E2E-NUMBER^number of this message^99E2E|1.9.1.1|E2E-%06d||||||R\r\x1c\r", n)
-	return b.Bytes()
-}
-
-// numberOf finds the number that a Bundle carries, -1 if none.
-var numberText = regexp.MustCompile(`E2E-([0-9]{6})`)
-
-func numberOf(bundle []byte) int {
-	m := numberText.FindSubmatch(bundle)
-	if m == nil {
-		return -1
-	}
-	var n int
-	fmt.Sscanf(string(m[1]), "%d", &n)
-	return n
-}
-
 // TestNothingLostNothingDoubled is the promise: what a monitor got AA for is at the hub, verified, exactly once, while the
 // box, the ward peer and the hub are killed with -9 and both cables are pulled.
 func TestNothingLostNothingDoubled(t *testing.T) {
@@ -175,13 +64,13 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	acked := make([]atomic.Bool, total)
-	all := make([]*sender, senders)
+	acked := &hospital.Acknowledged{}
+	all := make([]*hospital.Sender, senders)
 	var sending sync.WaitGroup
 	for i := range all {
-		all[i] = &sender{addr: addr[i%2], bed: fmt.Sprintf("bed-%d", i%2+1), from: i * total / senders, to: (i + 1) * total / senders, acked: acked, pause: 14 * time.Millisecond, unanswered: 3 * time.Second}
+		all[i] = &hospital.Sender{Addr: addr[i%2], Bed: fmt.Sprintf("bed-%d", i%2+1), From: i * total / senders, To: (i + 1) * total / senders, Acked: acked, Pause: 14 * time.Millisecond, Unanswered: 3 * time.Second}
 		sending.Go(func() {
-			if err := all[i].run(ctx); err != nil {
+			if err := all[i].Run(ctx); err != nil {
 				t.Errorf("sender %d: %v", i, err)
 			}
 		})
@@ -190,15 +79,7 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 	go func() { sending.Wait(); close(sent) }()
 
 	faults := breakThings(ctx, t, h, sent)
-	count := func() (n int) {
-		for i := range acked {
-			if acked[i].Load() {
-				n++
-			}
-		}
-		return n
-	}
-	if got := count(); got != total {
+	if got := acked.Count(); got != total {
 		t.Fatalf("only %d of %d messages were acknowledged; box:\n%s", got, total, h.Gateway.Log(3000))
 	}
 
@@ -206,7 +87,7 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 	err = h.Wait(ctx, patience, "everything acknowledged is at the hub", func() bool {
 		seen = map[int]int{}
 		if err := h.Tail(ctx, "hub", false, func(r hospital.Record) {
-			if n := numberOf(r.Bundle); n >= 0 {
+			if n := hospital.NumberOf(r.Bundle); n >= 0 {
 				seen[n]++
 			}
 		}); err != nil {
@@ -226,7 +107,7 @@ func TestNothingLostNothingDoubled(t *testing.T) {
 		}
 	}
 	for _, s := range all {
-		resent += s.resent.Load()
+		resent += s.Broken.Load()
 	}
 	quarantined, qerr := h.Quarantined("hub")
 	t.Logf("%d acknowledged, %d lost, %d doubled, %d quarantined; connections broken %d times; faults: %v", total, lost, doubled, quarantined, resent, faults)

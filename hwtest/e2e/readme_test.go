@@ -98,8 +98,8 @@ func TestAttachARealMonitor(t *testing.T) {
 	background("vitalgate", "run", "-c", "config.toml")
 	await("the box listens", listens(monitor))
 
-	s := &sender{bed: "bed-1"}
-	if err := os.WriteFile(at("one.hl7"), s.message(1), 0o600); err != nil {
+	s := &hospital.Sender{Bed: "bed-1"}
+	if err := os.WriteFile(at("one.hl7"), s.Message(1), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out := do("vitalgate", "replay", "--to", "tcp://"+monitor, "one.hl7"); !strings.Contains(out, "AA") {
@@ -124,7 +124,7 @@ func TestAttachARealMonitor(t *testing.T) {
 	do("vitalpeer", "box", "revoke", "f1/gw1", "--data", "hub")
 	await("the ward has heard of it", func() bool { return strings.Contains(do("vitalpeer", "box", "list", "--data", "ward1"), "revoked") })
 	before := do("vitalpeer", "tail", "--data", "hub")
-	if err := os.WriteFile(at("two.hl7"), s.message(2), 0o600); err != nil {
+	if err := os.WriteFile(at("two.hl7"), s.Message(2), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	do("vitalgate", "replay", "--to", "tcp://"+monitor, "two.hl7") // kept by the box, believed by nobody

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,15 +32,25 @@ type Options struct {
 	TPM      string // tpm.source of the box; "" is auto
 	Monitors string // [[monitor]] tables of the box's configuration
 	HubPage  string // address of the hub's page; "" is a free port
+
+	Wards, Sites int      // further peers: wards, ward2 on, take the box too; sites, site1 on, only keep copies
+	Env          []string // of the box, beside this process's own
+}
+
+// Peer is one peer that has joined the hub.
+type Peer struct {
+	*Process
+	BoxWire, HubWire *Wire // from the box, nil for a site; to the hub
+	page             string
 }
 
 // Hospital is the running whole.
 type Hospital struct {
 	Options
 	Hub, Ward, Gateway *Process
-	BoxWire, PeerWire  *Wire  // box to ward, ward to hub
-	Page, Status       string // addresses of the hub's page and of the box's status
-	wardPage           string
+	BoxWire, PeerWire  *Wire   // box to ward, ward to hub
+	Page, Status       string  // addresses of the hub's page and of the box's status
+	Peers              []*Peer // all that have joined the hub; the first is Ward with BoxWire and PeerWire
 }
 
 // FreeAddr is a loopback address that nothing listens on now. It is below the ports that the system gives to outgoing connections,
@@ -58,19 +69,12 @@ func FreeAddr() string {
 // New lays everything out and enrols the box; Start begins it.
 func New(ctx context.Context, o Options) (*Hospital, error) {
 	h := &Hospital{Options: o}
-	hubBoxes, hubPeers, wardBoxes := FreeAddr(), FreeAddr(), FreeAddr()
-	h.Status, h.wardPage, h.Page = FreeAddr(), FreeAddr(), o.HubPage
+	hubBoxes, hubPeers := FreeAddr(), FreeAddr()
+	h.Status, h.Page = FreeAddr(), o.HubPage
 	if h.Page == "" {
 		h.Page = FreeAddr()
 	}
-	var err error
-	if h.BoxWire, err = NewWire(ctx, wardBoxes); err != nil {
-		return nil, err
-	}
-	if h.PeerWire, err = NewWire(ctx, hubPeers); err != nil {
-		return nil, err
-	}
-	hub, ward, box := h.path("hub"), h.path("ward1"), h.path("gw1")
+	hub, box := h.path("hub"), h.path("gw1")
 	if err := os.MkdirAll(box, 0o700); err != nil {
 		return nil, err
 	}
@@ -78,16 +82,16 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 		"--listen-boxes", hubBoxes, "--listen-peers", hubPeers, "--page", h.Page); err != nil {
 		return nil, err
 	}
-	invitation := h.path("ward1.invitation.json")
-	if err := h.do(ctx, "vitalpeer", "invite", "ward1", "--data", hub, "--boxes", wardBoxes, "-o", invitation); err != nil {
-		return nil, err
+	for i := range 1 + o.Wards + o.Sites {
+		name := fmt.Sprintf("ward%d", i+1)
+		if i > o.Wards {
+			name = fmt.Sprintf("site%d", i-o.Wards)
+		}
+		if err := h.join(ctx, name, hubPeers, i <= o.Wards); err != nil {
+			return nil, err
+		}
 	}
-	if err := h.do(ctx, "vitalpeer", "init", "--join", invitation, "--data", ward, "--listen-boxes", wardBoxes, "--page", h.wardPage); err != nil {
-		return nil, err
-	}
-	if err := replaceIn(filepath.Join(ward, "peer.toml"), hubPeers, h.PeerWire.Addr()); err != nil { // the ward peer's cable
-		return nil, err
-	}
+	h.BoxWire, h.PeerWire = h.Peers[0].BoxWire, h.Peers[0].HubWire
 	tpm := o.TPM
 	if tpm == "" {
 		tpm = "auto"
@@ -103,14 +107,55 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 	return h, h.enrol(ctx, request)
 }
 
-// enrol lets the box in: the hub, which has the facility's authority, decides; the ward peer, which does not run yet, is
+// join makes a peer that joins the hub. More peers than the one ward can open records, so that a test can look at each copy.
+func (h *Hospital) join(ctx context.Context, name, hub string, boxes bool) (err error) {
+	p := &Peer{page: FreeAddr()}
+	listen, flags := FreeAddr(), []string{"invite", name, "--data", h.path("hub")}
+	if p.HubWire, err = NewWire(ctx, hub); err != nil {
+		return err
+	}
+	if boxes {
+		if p.BoxWire, err = NewWire(ctx, listen); err != nil {
+			return err
+		}
+		flags = append(flags, "--boxes", listen)
+	}
+	if h.Wards+h.Sites > 0 {
+		flags = append(flags, "--reader")
+	}
+	invitation := h.path(name + ".invitation.json")
+	if err := h.do(ctx, "vitalpeer", append(flags, "-o", invitation)...); err != nil {
+		return err
+	}
+	if err := h.do(ctx, "vitalpeer", "init", "--join", invitation, "--data", h.path(name), "--listen-boxes", listen, "--page", p.page); err != nil {
+		return err
+	}
+	if p.Process, err = newProcess(h.Dir, name, h.bin("vitalpeer"), "run", "--data", h.path(name)); err != nil {
+		return err
+	}
+	h.Peers = append(h.Peers, p)
+	return replaceIn(filepath.Join(h.path(name), "peer.toml"), hub, p.HubWire.Addr()) // the peer's cable
+}
+
+// enrol lets the box in: the hub, which has the facility's authority, decides; the other peers, which do not run yet, are
 // given the registry as a file.
 func (h *Hospital) enrol(ctx context.Context, request string) error {
 	grant := filepath.Join(h.path("gw1"), "gw1.grant.json")
-	if err := h.do(ctx, "vitalpeer", "box", "add", request, "--data", h.path("hub"), "-o", grant, "--leaf", "ward1=tls://"+h.BoxWire.Addr()); err != nil {
+	add := []string{"box", "add", request, "--data", h.path("hub"), "-o", grant}
+	for _, p := range h.Peers {
+		if p.BoxWire != nil {
+			add = append(add, "--leaf", p.Name+"=tls://"+p.BoxWire.Addr())
+		}
+	}
+	if err := h.do(ctx, "vitalpeer", add...); err != nil {
 		return err
 	}
-	return h.do(ctx, "vitalpeer", "registry", "submit", filepath.Join(h.path("hub"), "registry", "log"), "--data", h.path("ward1"))
+	for _, p := range h.Peers {
+		if err := h.do(ctx, "vitalpeer", "registry", "submit", filepath.Join(h.path("hub"), "registry", "log"), "--data", h.path(p.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // replaceIn changes the one place in a file where old stands.
@@ -130,20 +175,33 @@ func (h *Hospital) Start(ctx context.Context) (err error) {
 	if h.Hub, err = newProcess(h.Dir, "hub", h.bin("vitalpeer"), "run", "--data", h.path("hub")); err != nil {
 		return err
 	}
-	if h.Ward, err = newProcess(h.Dir, "ward1", h.bin("vitalpeer"), "run", "--data", h.path("ward1")); err != nil {
-		return err
-	}
+	h.Ward = h.Peers[0].Process
 	if h.Gateway, err = newProcess(h.Dir, "gw1", h.bin("vitalgate"), "run", "-c", h.ConfigPath()); err != nil {
 		return err
 	}
-	for _, p := range []*Process{h.Hub, h.Ward, h.Gateway} {
+	h.Gateway.env = h.Env
+	for _, p := range h.All() {
 		if err := p.Start(); err != nil {
 			return err
 		}
 	}
-	return h.Wait(ctx, 30*time.Second, "all answer", func() bool {
-		return answers("http://"+h.Page+"/healthz") && answers("http://"+h.wardPage+"/healthz") && answers("http://"+h.Status+"/healthz")
+	return h.Wait(ctx, 60*time.Second, "all answer", func() bool {
+		for _, p := range h.Peers {
+			if !answers("http://" + p.page + "/healthz") {
+				return false
+			}
+		}
+		return answers("http://"+h.Page+"/healthz") && answers("http://"+h.Status+"/healthz")
 	})
+}
+
+// All are the processes, in the direction against the flow.
+func (h *Hospital) All() []*Process {
+	all := []*Process{h.Hub}
+	for _, p := range h.Peers {
+		all = append(all, p.Process)
+	}
+	return append(all, h.Gateway)
 }
 
 func answers(url string) bool {
@@ -160,8 +218,8 @@ func (h *Hospital) Wait(ctx context.Context, patience time.Duration, what string
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for !ok() {
-		for _, p := range []*Process{h.Hub, h.Ward, h.Gateway} {
-			if p != nil && !p.Running() {
+		for _, p := range h.All() {
+			if !p.Running() {
 				return fmt.Errorf("%s has ended; its last words:\n%s", p.Name, p.Log(2000))
 			}
 		}
@@ -177,7 +235,7 @@ func (h *Hospital) Wait(ctx context.Context, patience time.Duration, what string
 // Stop ends everything in the direction of the flow.
 func (h *Hospital) Stop() error {
 	var all []error
-	for _, p := range []*Process{h.Gateway, h.Ward, h.Hub} {
+	for _, p := range slices.Backward(h.All()) {
 		if p != nil {
 			all = append(all, p.Stop(5*time.Second))
 		}

@@ -18,6 +18,7 @@ type Process struct {
 	Name string
 	path string
 	args []string
+	env  []string // beside this process's own
 	log  *os.File
 
 	mu   sync.Mutex
@@ -40,6 +41,7 @@ func (p *Process) Start() error {
 	defer p.mu.Unlock()
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Stdout, cmd.Stderr = p.log, p.log
+	cmd.Env = append(os.Environ(), p.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start %s: %w", p.Name, err)
@@ -68,6 +70,30 @@ func (p *Process) Stop(patience time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
+}
+
+// Pause stops the program where it is, as a hypervisor or a swapping machine does, until Resume.
+func (p *Process) Pause() { p.send(syscall.SIGSTOP) }
+
+// Resume lets it go on.
+func (p *Process) Resume() { p.send(syscall.SIGCONT) }
+
+func (p *Process) send(s syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		p.cmd.Process.Signal(s)
+	}
+}
+
+// PID is the process id, 0 before the first start.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
 }
 
 func (p *Process) signal(s syscall.Signal, patience time.Duration) bool {

@@ -81,7 +81,7 @@ func TestSetUpABox(t *testing.T) {
 	send := func(n int, monitor string) {
 		t.Helper()
 		listens(monitor)
-		if err := os.WriteFile(at("one.hl7"), (&sender{bed: "bed-1"}).message(n), 0o600); err != nil {
+		if err := os.WriteFile(at("one.hl7"), (&hospital.Sender{Bed: "bed-1"}).Message(n), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if out := do("vitalgate", "replay", "--to", "tcp://"+monitor, "one.hl7"); !strings.Contains(out, "AA") {

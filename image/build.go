@@ -19,6 +19,7 @@ import (
 	"github.com/vitalgate/vitalgate/image/disk"
 	"github.com/vitalgate/vitalgate/image/efi"
 	"github.com/vitalgate/vitalgate/image/release"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 //go:embed stub/linuxaa64.efi.stub
@@ -121,7 +122,11 @@ func build(version string, index uint32, kernel []byte, from release.Kernel, pro
 	var pcr11 [32]byte
 	unsigned, err := uki.Build(func(start [32]byte) ([]byte, error) {
 		pcr11 = start
-		return release.Approve(start, keys.pcr)
+		f, err := attestation.Approve(keys.pcr, start[:])
+		if err != nil {
+			return nil, err
+		}
+		return f.MarshalApprovals()
 	})
 	if err != nil {
 		return nil, nil, err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"github.com/vitalgate/vitalgate/image/disk"
 	"github.com/vitalgate/vitalgate/image/efi"
 	"github.com/vitalgate/vitalgate/image/release"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // verify checks a release folder or a bundle against the release key: the signature, every byte of every file, and that slot,
@@ -136,24 +136,12 @@ func verifyApprovals(program []byte, start [32]byte) error {
 	for _, s := range sections {
 		of[s.Name] = s.Data
 	}
-	key, err := release.ParseKey(of[".pcrpkey"])
+	f, err := attestation.ParseFirmware(of[".pcrpkey"], of[".pcrsig"])
 	if err != nil {
 		return err
 	}
-	approvals, err := release.ReadApprovals(of[".pcrsig"])
-	if err != nil {
-		return err
-	}
-	approved := map[[32]byte]bool{}
-	for _, a := range approvals {
-		policy, err := a.Check(key)
-		if err != nil {
-			return err
-		}
-		approved[policy] = true
-	}
-	if !approved[release.PCR11Policy(start)] || !approved[release.PCR11Policy(release.Opened(start))] {
-		return errors.New("cannot verify the release: its program carries no approval of the PCR 11 value it will have, so it could not open a box's data")
+	if err := f.Approves(start[:]); err != nil {
+		return fmt.Errorf("cannot verify the release, because its program could not open a box's data: %w", err)
 	}
 	return nil
 }

@@ -13,3 +13,10 @@ const (
 	ReleaseKeyPath = "/etc/vitalgate/release.pub.pem"
 	FactoryKeys    = "/etc/vitalgate/secure-boot" // db.auth, KEK.auth, PK.auth
 )
+
+// Where the stub puts the sections .pcrpkey and .pcrsig (systemd-stub(7)): the key that approves releases, and its approvals
+// of this one, in the form of package attestation.
+const (
+	ApprovalKeyPath = "/.extra/tpm2-pcr-public-key.pem"
+	ApprovalsPath   = "/.extra/tpm2-pcr-signature.json"
+)

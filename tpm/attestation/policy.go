@@ -1,10 +1,10 @@
 package attestation
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -101,19 +102,55 @@ func Approve(release crypto.Signer, measured []byte) (*Firmware, error) {
 	if len(measured) != sha256.Size {
 		return nil, fmt.Errorf("cannot approve the firmware: PCR 11 has 32 bytes, not %d", len(measured))
 	}
-	for purpose, pcr := range map[Purpose][]byte{Unsealing: measured, Identity: Extend(measured, Opened[:])} {
-		policy, err := policyPCR(make([]byte, sha256.Size), FirmwarePCR, pcr)
+	for _, purpose := range []Purpose{Unsealing, Identity} {
+		policy, err := purpose.policy(measured)
 		if err != nil {
 			return nil, err
 		}
 		a := Approval{Purpose: purpose, Policy: policy}
 		sum := a.digest()
-		if a.Signature, err = release.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
+		// Without a source of randomness an ECDSA signature follows from key and digest (RFC 6979): a build gives the same bytes again.
+		if a.Signature, err = release.Sign(nil, sum[:], crypto.SHA256); err != nil {
 			return nil, fmt.Errorf("cannot approve the firmware: %w", err)
 		}
 		f.Approvals = append(f.Approvals, a)
 	}
 	return f, nil
+}
+
+// policy is the digest of TPM2_PolicyPCR when this purpose may be served, in the run of a release with this measurement.
+func (p Purpose) policy(measured []byte) ([]byte, error) {
+	if p == Identity {
+		measured = Extend(measured, Opened[:])
+	}
+	return policyPCR(make([]byte, sha256.Size), FirmwarePCR, measured)
+}
+
+// Approves checks that the release key has approved a UKI that measures itself to this value of PCR 11, for both purposes.
+func (f *Firmware) Approves(measured []byte) error {
+	for _, purpose := range []Purpose{Unsealing, Identity} {
+		policy, err := purpose.policy(measured)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(f.Approvals, func(a Approval) bool {
+			return a.Purpose == purpose && bytes.Equal(a.Policy, policy) && f.signed(a)
+		}) {
+			return fmt.Errorf("the release key has not approved PCR 11 = %x for %q", measured, purpose)
+		}
+	}
+	return nil
+}
+
+func (f *Firmware) signed(a Approval) bool {
+	sum := a.digest()
+	switch k := f.release.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(k, sum[:], a.Signature)
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(k, crypto.SHA256, sum[:], a.Signature) == nil
+	}
+	return false
 }
 
 // digest is aHash, what the release key signs (part 3 §23.16).

@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/vitalgate/vitalgate/firmware/appliance"
 	"github.com/vitalgate/vitalgate/firmware/version"
 )
 
@@ -42,6 +43,9 @@ type program struct {
 var errSaid = errors.New("")
 
 func main() {
+	if appliance.IsFirstProcess() {
+		appliance.Main(newLog(slog.LevelInfo))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var p program

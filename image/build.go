@@ -183,7 +183,9 @@ func rootFiles(program, running []byte, keys *keyring) ([]byte, error) {
 	for _, d := range []string{"data", "etc", "etc/vitalgate", release.FactoryKeys[1:], "proc", "run", "sys"} {
 		nodes = append(nodes, node{name: d, mode: directory | 0o755})
 	}
-	nodes = append(nodes, node{name: release.RunningPath[1:], mode: regular | 0o444, content: running},
+	nodes = append(nodes, node{name: "etc/resolv.conf", mode: symlink | 0o777, content: []byte("/run/resolv.conf")},
+		node{name: "etc/hosts", mode: regular | 0o444, content: []byte("127.0.0.1 localhost\n")},
+		node{name: release.RunningPath[1:], mode: regular | 0o444, content: running},
 		node{name: release.ReleaseKeyPath[1:], mode: regular | 0o444, content: keys.releasePub})
 	for _, v := range []struct {
 		name   string

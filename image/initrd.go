@@ -19,6 +19,7 @@ const (
 	directory = 0o040000
 	device    = 0o020000
 	regular   = 0o100000
+	symlink   = 0o120000
 )
 
 // initrd makes the initial RAM disk, cpio "newc" (Linux, Documentation/driver-api/early-userspace/buffer-format.rst), compressed.

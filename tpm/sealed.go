@@ -212,6 +212,19 @@ func (v *Vault) RaiseRollback(ctx context.Context, to uint64) error {
 	})
 }
 
+// Clock is TPMS_CLOCK_INFO: the milliseconds that the TPM has been powered in its life, and how often it was reset.
+func (v *Vault) Clock(ctx context.Context) (resets uint32, ms uint64, err error) {
+	err = v.do(ctx, "read the clock of the TPM", func(t transport.TPM) error {
+		r, err := tpm2.ReadClock{}.Execute(t)
+		if err != nil {
+			return err
+		}
+		resets, ms = r.CurrentTime.ClockInfo.ResetCount, r.CurrentTime.ClockInfo.Clock
+		return nil
+	})
+	return resets, ms, err
+}
+
 // Clear is TPM2_Clear: the SRK and all below it are gone, so nothing that was ever sealed opens again, and the identity of
 // the box has ended. The rollback index goes too; set it anew before the next start.
 func (v *Vault) Clear(ctx context.Context) error {

@@ -1,0 +1,129 @@
+package appliance
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestHeadSurvivesTheLossOfEitherCopy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "partition")
+	if err := os.WriteFile(path, make([]byte, 2*headerBytes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := readHead(f); !errors.Is(err, errFresh) {
+		t.Fatalf("an empty partition: %v", err)
+	}
+	want := head{Sealed: []byte("a sealed key")}
+	if err := writeHead(f, want); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range headerAt {
+		b := make([]byte, 64)
+		f.ReadAt(b, at)
+		f.WriteAt(bytes.Repeat([]byte{0x5a}, 64), at)
+		if h, err := readHead(f); err != nil || !bytes.Equal(h.Sealed, want.Sealed) {
+			t.Errorf("without the copy at %d: %v", at, err)
+		}
+		f.WriteAt(b, at)
+	}
+	f.WriteAt([]byte{0}, headerAt[0])
+	f.WriteAt([]byte{0}, headerAt[1])
+	if _, err := readHead(f); !errors.Is(err, errDamaged) {
+		t.Errorf("a partition with data whose heads are damaged must never be taken for a new one: %v", err)
+	}
+	if err := wipeHead(f); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readHead(f); !errors.Is(err, errFresh) {
+		t.Errorf("a wiped partition: %v", err)
+	}
+	// The power goes while the first copy is written for the first time.
+	whole, err := want.bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteAt(whole[:len(whole)/2], headerAt[0])
+	if _, err := readHead(f); !errors.Is(err, errFresh) {
+		t.Errorf("a head that was begun: %v", err)
+	}
+}
+
+func TestTheFileSystemIsWhole(t *testing.T) {
+	if _, err := exec.LookPath("e2fsck"); err != nil {
+		t.Skip("e2fsck is not installed")
+	}
+	path := filepath.Join(t.TempDir(), "fs")
+	// What was on the disk before must not matter.
+	if err := os.WriteFile(path, bytes.Repeat([]byte{0xc7}, 15<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := writeTemplate(f); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestLinesKeepTheirNames(t *testing.T) {
+	for dir, want := range map[string]string{
+		"/sys/devices/pci0000:00/0000:00:03.0/tty/ttyS0":                                           "0000:00:03.0",
+		"/sys/devices/pci0000:00/0000:00:02.0/usb1/1-1/1-1:1.0/ttyUSB0/tty/ttyUSB0":                "0000:00:02.0-usb-1:1.0",
+		"/sys/devices/pci0000:00/0000:00:02.0/usb3/3-1/3-1.4/3-1.4:1.1/tty/ttyACM0":                "0000:00:02.0-usb-1.4:1.1",
+		"/sys/devices/platform/soc/fe201000.serial/fe201000.serial:0/tty/ttyAMA1":                  "fe201000.serial",
+		"/sys/devices/platform/scb/fd500000.pcie/pci0000:00/0000:01:00.0/usb1/1-1/1-1:1.0/ttyUSB5": "0000:01:00.0-usb-1:1.0",
+	} {
+		if got := lineName(dir); got != want {
+			t.Errorf("%s is called %s, not %s", dir, got, want)
+		}
+	}
+}
+
+// The time is never before what is known, whatever the RTC says.
+func TestTheTimeHasAFloor(t *testing.T) {
+	wall := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	m := mark{wall, chipClock{3, 1000}}
+	for _, c := range []struct {
+		now  chipClock
+		want time.Time
+	}{
+		{chipClock{3, 61000}, wall.Add(time.Minute)},
+		{chipClock{4, 3601000}, wall.Add(time.Hour)},
+		{chipClock{4, 400}, wall}, // the chip lost a little
+		{chipClock{}, wall},       // the chip does not answer
+	} {
+		if got := m.floor(c.now); !got.Equal(c.want) {
+			t.Errorf("with %+v the floor is %v, not %v", c.now, got, c.want)
+		}
+	}
+}
+
+func TestOneLineThatHangsStopsTheWatchdog(t *testing.T) {
+	w := &worker{}
+	if !w.alive() {
+		t.Error("a box without a line is not alive")
+	}
+	w.running, w.heard = true, time.Now()
+	if !w.alive() {
+		t.Error("a line that has just begun is not alive")
+	}
+	w.heard = time.Now().Add(-3 * silence)
+	if w.alive() {
+		t.Error("a line that has been silent for minutes is alive")
+	}
+}

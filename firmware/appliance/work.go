@@ -1,0 +1,152 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vitalgate/vitalgate/firmware/notify"
+)
+
+// workUser is the user of the line from monitor to network. It may use serial lines, the TPM, the network and the box's folder,
+// and nothing else of the box: no disk, no firmware variables, no network settings.
+const workUser = 1000
+
+const (
+	notifySocket = "/run/notify"
+	silence      = time.Minute      // a line that says nothing for so long is ended
+	stopTime     = 10 * time.Second // what it has to end in order
+)
+
+// worker runs `vitalgate run` as a process of its own and listens to what it says of itself.
+type worker struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	running bool
+	heard   time.Time // last sign of life, or the start
+	kept    uint64    // messages taken in this run
+	through bool      // a reading came all the way through
+	failed  int       // times it ended by itself
+}
+
+func (w *worker) hear(fields map[string]string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if fields[notify.Watchdog] == "1" {
+		w.heard = time.Now()
+	}
+	if n, err := strconv.ParseUint(fields[notify.Kept], 10, 64); err == nil {
+		w.kept = n
+	}
+	if fields[notify.Through] == "1" && !w.through {
+		w.through = true
+		var t unix.Timespec
+		unix.ClockGettime(unix.CLOCK_BOOTTIME, &t)
+		w.log.Info("a reading came through: kept, signed, acknowledged by a leaf node", "since_kernel_start_ms", t.Nano()/1e6)
+	}
+}
+
+// alive says whether the box makes progress.
+func (w *worker) alive() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.running || time.Since(w.heard) < 2*silence
+}
+
+func (w *worker) state() (kept uint64, through bool, failed int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.kept, w.through, w.failed
+}
+
+// run is maintain's Work.
+func (w *worker) run(ctx context.Context, config string) error {
+	if err := hand(boxFolder); err != nil {
+		return err
+	}
+	cmd := exec.Command("/init", "run", "-c", config)
+	cmd.Args[0] = "vitalgate"
+	cmd.Dir, cmd.Stderr = "/", os.Stderr
+	cmd.Env = []string{notify.Socket + "=" + notifySocket}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: workUser, Gid: workUser},
+		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, // a monitor may know port 104 or so
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start the line: %w", err)
+	}
+	w.mu.Lock()
+	w.running, w.heard, w.kept = true, time.Now(), 0
+	w.mu.Unlock()
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	defer func() {
+		w.mu.Lock()
+		w.running = false
+		w.mu.Unlock()
+	}()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	stopping := ctx.Done()
+	var kill <-chan time.Time
+	hung := false
+	for {
+		select {
+		case err := <-done:
+			if ctx.Err() != nil {
+				return nil
+			}
+			w.mu.Lock()
+			w.failed++
+			w.mu.Unlock()
+			switch {
+			case hung:
+				return errors.New("the line from monitor to network hung and was ended")
+			case err != nil:
+				return fmt.Errorf("the line from monitor to network ended: %w", err)
+			}
+			return errors.New("the line from monitor to network ended without being asked to")
+		case <-stopping:
+			stopping = nil
+			cmd.Process.Signal(syscall.SIGTERM)
+			kill = time.After(stopTime)
+		case <-kill:
+			cmd.Process.Kill()
+		case <-tick.C:
+			w.mu.Lock()
+			silent := time.Since(w.heard) > silence
+			w.mu.Unlock()
+			if silent && !hung {
+				hung = true
+				w.log.Error("the line from monitor to network says nothing any more and is ended")
+				cmd.Process.Kill()
+			}
+		}
+	}
+}
+
+// hand gives the box's folder to the line's user. What the first process has written there was its own.
+func hand(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, workUser, workUser)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot hand the box's folder to the line: %w", err)
+	}
+	return nil
+}

@@ -27,6 +27,8 @@ var rules = []struct{ of, not, why string }{
 	{`^(firmware|adapters|hl7|record|tpm)(/|$)`, `^ext:github.com/google/fhir`, "the schema authority is for tests and peers, not for the box"},
 	{`^(adapters|hl7|fhir|tpm|record|firmware/(pipeline|spool|config|health))(/|$)`, `^own:github.com/nats-io/nats.go`, "only link knows NATS on the box"},
 	{`^(adapters|hl7|fhir|record|peer|firmware/(pipeline|spool|link|enrol))(/|$)`, `^own:github.com/google/go-tpm`, "only tpm knows the TPM"},
+	{`^firmware/(pipeline|spool|link|config|health|status|enrol|maintain|update|notify|measured)`, `^firmware/appliance`, "only the program starts the box"},
+	{`^firmware/(pipeline|spool|link|config|health|status)`, `^(firmware/update|image)`, "the line does not know slots"},
 	{`^image/(efi|disk|release)`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest|image$)`, "formats of the image know only themselves"},
 	{`^image$`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest)`, "the image tool takes the program as a file"},
 	{`^(peer|adapters|hl7|fhir|record|tpm)(/|$)`, `^image`, "only the box's first process and its update know the image"},

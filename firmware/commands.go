@@ -15,6 +15,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/firmware/config"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
+	"github.com/vitalgate/vitalgate/firmware/measured"
 	"github.com/vitalgate/vitalgate/firmware/replay"
 	"github.com/vitalgate/vitalgate/firmware/status"
 	"github.com/vitalgate/vitalgate/record"
@@ -42,7 +43,11 @@ func (c requestCmd) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Log: newLog(0)})
+	firmware, err := measured.Firmware()
+	if err != nil {
+		return err
+	}
+	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Firmware: firmware, Log: newLog(0)})
 	if err != nil {
 		return err
 	}

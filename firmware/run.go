@@ -22,6 +22,7 @@ import (
 	"github.com/vitalgate/vitalgate/firmware/enrol"
 	"github.com/vitalgate/vitalgate/firmware/health"
 	"github.com/vitalgate/vitalgate/firmware/link"
+	"github.com/vitalgate/vitalgate/firmware/measured"
 	"github.com/vitalgate/vitalgate/firmware/pipeline"
 	"github.com/vitalgate/vitalgate/firmware/spool"
 	"github.com/vitalgate/vitalgate/firmware/status"
@@ -60,7 +61,11 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	}
 	board := &health.Board{}
 
-	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Log: log})
+	firmware, err := measured.Firmware()
+	if err != nil {
+		return err
+	}
+	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Firmware: firmware, Log: log})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/firmware/config"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
+	"github.com/vitalgate/vitalgate/firmware/measured"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
@@ -206,7 +207,11 @@ func (d folder) withChip(ctx context.Context, source string, log *slog.Logger, u
 	if err := os.MkdirAll(d.data(), 0o700); err != nil {
 		return fmt.Errorf("cannot make the data folder: %w", err)
 	}
-	chip, err := tpm.Open(ctx, tpm.Options{Source: source, Dir: d.tpm(), Log: log})
+	firmware, err := measured.Firmware()
+	if err != nil {
+		return err
+	}
+	chip, err := tpm.Open(ctx, tpm.Options{Source: source, Dir: d.tpm(), Firmware: firmware, Log: log})
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,8 @@ type peer struct {
 	enforce  sync.Mutex // one change of the registry is put into force at a time
 
 	mu       sync.Mutex
-	broken   error // what of the registry is not in force, and why
+	state    *registry.State // what is in force
+	broken   error           // what of the registry is not in force, and why
 	lastLink time.Time
 	work     map[record.BoxID]*ingest.Ingest
 	untaken  map[string]error // boxes whose store does not open
@@ -138,6 +139,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 		return err
 	}
 	state := p.registry.State()
+	p.state = state
 	if state.Facility != conf.Facility {
 		return fmt.Errorf("cannot run on %s: its registry is of facility %s, its peer.toml says %s", d, state.Facility, conf.Facility)
 	}
@@ -295,7 +297,7 @@ func (p *peer) decided(ctx context.Context, g *errgroup.Group, entry []byte) err
 		}
 	}
 	p.mu.Lock()
-	p.broken = broken
+	p.state, p.broken = s, broken
 	p.mu.Unlock()
 	p.log.Info("the registry has changed", "entries", s.Size, "boxes", len(m.Boxes), "peers", len(m.Peers), "operators", len(m.Operators), "in_force_after", cut.String())
 	return broken

@@ -58,9 +58,8 @@ const standing = 10 * time.Second
 
 func (p *peer) status() *status {
 	p.mu.Lock()
-	broken, lastLink, untaken, damaged := p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
+	state, broken, lastLink, untaken, damaged := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
 	p.mu.Unlock()
-	state := p.registry.State()
 	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
 	for _, r := range state.Boxes {

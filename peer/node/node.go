@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -94,6 +95,7 @@ type Node struct {
 
 	mu       sync.Mutex            // guards reloads
 	known    map[record.BoxID]bool // accounts that the server has made
+	joined   []Peer                // peers that were let in at the last reload
 	server   *server.Server
 	leafPins atomic.Pointer[map[string]bool] // certificates of ward peers that are let in now
 }
@@ -105,7 +107,7 @@ func Start(c Config, m Members, log *slog.Logger) (*Node, error) {
 			return nil, err
 		}
 	}
-	n := &Node{config: c, log: log, known: map[record.BoxID]bool{}}
+	n := &Node{config: c, log: log, known: map[record.BoxID]bool{}, joined: m.Peers}
 	for _, b := range m.Boxes {
 		n.known[b.ID] = true
 	}
@@ -154,6 +156,26 @@ func (n *Node) Update(m Members) error {
 		}
 		if err := n.server.ReloadOptions(o); err != nil {
 			return fmt.Errorf("cannot put the registry's change into force in the NATS server: %w; restart vitalpeer", err)
+		}
+	}
+	gone := slices.ContainsFunc(n.joined, func(p Peer) bool { return !slices.Contains(m.Peers, p) })
+	n.joined = m.Peers
+	if gone {
+		return n.cutLeaves()
+	}
+	return nil
+}
+
+// cutLeaves ends the connections of all peers that have joined this one, because a reload of nats-server 2.15.2 leaves those of a
+// removed peer as they are, and a connection's own name for itself proves nothing. Who may come back does, within a second or so.
+func (n *Node) cutLeaves() error {
+	all, err := n.server.Leafz(nil)
+	if err != nil {
+		return fmt.Errorf("cannot cut off a removed peer: %w; restart vitalpeer", err)
+	}
+	for _, l := range all.Leafs {
+		if !l.IsSpoke {
+			n.server.DisconnectClientByID(l.ID) // it may have gone by itself
 		}
 	}
 	return nil

@@ -199,6 +199,16 @@ func (b *Box) Fork(size int) *Box {
 // observed is when every reading of this process was made: a page of live beds shows only what is not long past.
 var observed = time.Now().UTC().Format(time.RFC3339)
 
+// Rekey gives the box fresh keys, as a new chip has them. Its log goes on.
+func (b *Box) Rekey() {
+	b.t.Helper()
+	b.Data, b.TLS = Key(b.t), Key(b.t)
+	var err error
+	if b.NKey, err = nkeys.CreateUser(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 // Bundle is a heart-rate reading as a FHIR R4 Bundle.
 func Bundle(rate int) []byte {
 	return fmt.Appendf(nil, `{"resourceType":"Bundle","type":"collection","entry":[{"fullUrl":"urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0",`+

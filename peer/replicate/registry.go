@@ -134,6 +134,7 @@ func (r *Registry) heard(ctx context.Context, g *errgroup.Group, m *nats.Msg) {
 		r.behind[peer] = had - shown
 	default:
 		r.told[peer] = shown
+		metrics.GetOrCreateGauge(fmt.Sprintf(`vitalpeer_registry_shown{peer=%q}`, peer), nil).Set(float64(shown))
 		delete(r.behind, peer)
 	}
 }

@@ -36,6 +36,8 @@ type Box struct {
 	sealer *record.Sealer
 	tree   record.Tree
 	clock  uint64
+	last   record.Checkpoint
+	Starts uint64             // as its chip counts them; 0 is taken for 1
 	Log    []record.Published // everything that it has signed
 }
 
@@ -170,8 +172,9 @@ func (b *Box) Append(leaves ...record.Leaf) []record.Published {
 		b.tree.Append(l)
 	}
 	b.clock++
-	sc, err := record.Checkpoint{Origin: b.ID.Origin(), Size: b.tree.Size(), Root: b.tree.Root(), Boot: 1, Clock: b.clock,
-		Counter: 1, Protection: "software"}.Sign(b.Data)
+	b.last = record.Checkpoint{Origin: b.ID.Origin(), Size: b.tree.Size(), Root: b.tree.Root(), Boot: 1, Clock: b.clock,
+		Counter: max(b.Starts, 1), Protection: "software"}
+	sc, err := b.last.Sign(b.Data)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -183,14 +186,29 @@ func (b *Box) Append(leaves ...record.Leaf) []record.Published {
 	return out
 }
 
+// Restart starts the box again: its chip counts one start more, and its log begins it with a boot leaf.
+func (b *Box) Restart() []record.Published {
+	b.t.Helper()
+	b.Starts = max(b.Starts, 1) + 1
+	boot, err := b.sealer.Boot(b.tree.Size(), record.Boot{Resets: 1, Counter: b.Starts, Protection: "software", Software: "test", LastSize: b.last.Size, LastRoot: b.last.Root})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return b.Append(boot)
+}
+
 // Fork is the box as a copied disk would have it: the same keys, the log cut back to size.
 func (b *Box) Fork(size int) *Box {
 	b.t.Helper()
 	f := *b
 	f.Log = append([]record.Published(nil), b.Log[:size]...)
 	f.tree = record.Tree{}
+	f.last = record.Checkpoint{}
 	for _, p := range f.Log {
 		f.tree.Append(p.Leaf)
+		if c, err := p.Checkpoint.Unverified(); err == nil && c.Size <= uint64(size) {
+			f.last = c
+		}
 	}
 	f.Granted(b.grant) // a new sealer, so a new epoch
 	return &f

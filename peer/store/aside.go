@@ -123,23 +123,3 @@ func (b *Box) Refuse(v record.Verified, reason record.Reason, what string) {
 		b.refuse("store", indexed(Message{Data: data}, v.Header().Index), reason, what)
 	}
 }
-
-// fork sets aside a record that contradicts the log stored here, and keeps both checkpoints as evidence.
-func (b *Box) fork(from string, m Message, v record.Verified, what string) {
-	index := v.Header().Index
-	b.refuse(from, indexed(m, index), ReasonFork, what)
-	mine, _ := b.log.LastCheckpoint()
-	if p, err := b.published(index); err == nil {
-		mine = p.Checkpoint
-	}
-	b.evidence(from, index, what, mine, v.Published().Checkpoint)
-}
-
-// evidence keeps two checkpoints that one key has signed and that cannot both be true.
-func (b *Box) evidence(from string, at uint64, what string, mine, theirs record.SignedCheckpoint) {
-	b.count("evidence")
-	note := Note{b.ID.String(), string(ReasonFork), what, from, time.Now().UTC()}
-	if _, err := b.proofs.put(fmt.Sprintf("%012d.fork", at), note, map[string][]byte{".mine.checkpoint": mine, ".theirs.checkpoint": theirs}); err != nil {
-		b.count("evidence-failed")
-	}
-}

@@ -80,7 +80,7 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), grown: make(chan struct{})}
+	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), mine: r.Verifier(), grown: make(chan struct{})}
 	b.registration.Store(r)
 	b.aside = newAside(filepath.Join(s.quarantine, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
 	b.proofs = newAside(filepath.Join(s.evidence, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
@@ -125,14 +125,16 @@ type Box struct {
 
 	mu       sync.Mutex
 	verifier *registry.Verifier
-	tree     record.Tree       // of the log and the pending records
-	pending  []record.Verified // after the log, until the last record of their checkpoint is there
-	bytes    int               // of the leaves of pending
-	old      *logfile.Reader   // for comparison of records that come again
+	tree     record.Tree        // of the log and the pending records
+	pending  []record.Verified  // after the log, until the last record of their checkpoint is there
+	bytes    int                // of the leaves of pending
+	mine     *registry.Verifier // of what is stored
+	old      *logfile.Reader    // for comparison of records that come again
 	oldGroup []record.Published
 	lastHead []byte
-	err      error // why the box takes nothing more
-	trouble  error // of the disk, until something could be stored again
+	shown    []byte // checkpoint of another history that evidence was last made of
+	err      error  // why the box takes nothing more
+	trouble  error  // of the disk, until something could be stored again
 	troubled time.Time
 
 	grownMu sync.Mutex
@@ -209,6 +211,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 		return early, ErrSuspended
 	}
 	b.verifier.Follow(reg)
+	b.mine.Follow(reg)
 	fresh, completed := 0, false
 	for i, m := range messages {
 		p, refusal := record.ParsePublished(m.Data)
@@ -244,7 +247,10 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			continue
 		}
 		if !extends(&b.tree, p, v.Checkpoint().Size) {
-			b.fork(from, m, v, "the box has signed a log that does not continue the one stored here")
+			b.refuse(from, indexed(m, p.Index), ReasonFork, "the box has signed a log that does not continue the one stored here")
+			if mine, err := b.known(p.Index - 1); err == nil {
+				b.diverged(from, mine.After(), v.Before(), v)
+			}
 			continue
 		}
 		if len(b.pending) >= maxGroup || b.bytes+len(p.Leaf) > maxGroupBytes {
@@ -260,6 +266,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 		b.pending = append(b.pending, v)
 		b.bytes += len(p.Leaf)
 		if c := v.Checkpoint(); c.Size == b.tree.Size() {
+			b.counters(from, c)
 			if err = b.append(p.Checkpoint, c); err != nil {
 				break
 			}
@@ -316,25 +323,22 @@ func (b *Box) fail(err error) {
 	b.tree = b.log.Tree()
 }
 
-// again handles a record at an index that is known: the same one is dropped, another one is evidence.
+// again handles a record at an index that is known: the same one is dropped, another one, or one after another log, is evidence.
 func (b *Box) again(from string, m Message, v record.Verified) {
 	index := v.Header().Index
-	var mine record.Leaf
-	if n := uint64(len(b.pending)); n > 0 && index >= b.pending[0].Header().Index {
-		mine = b.pending[index-b.pending[0].Header().Index].Leaf()
-	} else if p, err := b.published(index); err == nil {
-		mine = p.Leaf
-	} else if !errors.Is(err, io.EOF) {
-		// It cannot be compared now; what is stored stays.
+	mine, err := b.known(index)
+	switch {
+	case err == io.EOF: // it is in the log, and its checkpoint is not
+		if c := v.Checkpoint(); c.Size == b.tree.Size() && c.Root != b.tree.Root() {
+			b.refuse(from, indexed(m, index), ReasonFork, "the box has signed another log than the one whose last records wait here for their checkpoint")
+			return
+		}
+	case err != nil: // it cannot be compared now; what is stored stays
 		b.count("unread")
 		return
-	}
-	if mine != nil && !bytes.Equal(mine, v.Leaf()) {
-		b.fork(from, m, v, "the box has signed another record at this index")
-		return
-	}
-	if c := v.Checkpoint(); mine == nil && c.Size == b.tree.Size() && c.Root != b.tree.Root() {
-		b.refuse(from, indexed(m, index), ReasonFork, "the box has signed another log than the one whose last records wait here for their checkpoint")
+	case mine.After().Root != v.After().Root:
+		b.refuse(from, indexed(m, index), ReasonFork, "the box has signed another log up to this record")
+		b.diverged(from, mine.After(), v.After(), v)
 		return
 	}
 	b.count("known")
@@ -400,12 +404,12 @@ func (b *Box) Head(from string, sc record.SignedCheckpoint) (uint64, error) {
 		return c.Size, nil
 	}
 	b.lastHead = bytes.Clone(sc)
-	mine, err := b.published(c.Size - 1)
+	mine, err := b.known(c.Size - 1)
 	if err != nil {
 		return c.Size, nil // not readable now; it is announced again
 	}
-	if my, err := mine.Checkpoint.Unverified(); err == nil && my.Size == c.Size && my.Root != c.Root {
-		b.evidence(from, c.Size, "the box has signed two different logs of the same size", mine.Checkpoint, sc)
+	if p := mine.After(); p.Root != c.Root {
+		b.diverged(from, p, whole(sc, c), record.Verified{})
 	}
 	return c.Size, nil
 }

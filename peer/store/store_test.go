@@ -13,6 +13,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/registry"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
+	"github.com/vitalgate/vitalgate/record/evidence"
 	"github.com/vitalgate/vitalgate/record/logfile"
 )
 
@@ -189,20 +190,98 @@ func TestAnotherRecordAtAKnownIndexIsAFork(t *testing.T) {
 	if _, err := box.Head("peer x", theirs.Checkpoint); err != nil {
 		t.Fatal(err)
 	}
-	mine, err := os.ReadFile(filepath.Join(dir, "evidence", "f1", "gw1", fmt.Sprintf("%012d.fork.mine.checkpoint", len(b.Log))))
+	// Both are kept in one kind of file, which shows it without this peer. The box did not start in between.
+	for _, at := range []int{6, len(b.Log)} {
+		if found := proof(t, dir, b, at, evidence.Clone); found.Kind != evidence.Clone {
+			t.Error(found)
+		}
+	}
+}
+
+// proof reads and verifies evidence that was kept.
+func proof(t testing.TB, dir string, b *peertest.Box, at int, kind evidence.Kind) evidence.Finding {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "evidence", b.ID.Facility, b.ID.Name, fmt.Sprintf("%012d.%s.evidence", at, kind)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := record.OpenCheckpoint(mine, b.ID, &b.Data.PublicKey)
+	f, err := evidence.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := record.OpenCheckpoint(theirs.Checkpoint, b.ID, &b.Data.PublicKey)
-	if err != nil {
-		t.Fatal(err)
+	found, err := f.Verify(nil)
+	if err != nil || found.Box != b.ID || !found.Key.Equal(&b.Data.PublicKey) {
+		t.Fatalf("%+v %v", found, err)
 	}
-	if a.Size != c.Size || a.Root == c.Root {
-		t.Errorf("the evidence proves nothing: sizes %d and %d", a.Size, c.Size)
+	return found
+}
+
+// An image of the disk is put back, and the box starts again from it.
+func TestARestoredDiskIsEvidence(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	_, box := open(t, dir, b)
+	add(t, box, messages(t, b.Record(5)...)...)
+	image := b.Fork(len(b.Log))
+	add(t, box, messages(t, b.Record(5)...)...)
+	size := box.Size()
+	add(t, box, messages(t, image.Restart()...)...)
+	add(t, box, messages(t, image.Record(10)...)...)
+	if box.Size() != size {
+		t.Errorf("size %d, want %d", box.Size(), size)
+	}
+	proof(t, dir, b, 7, evidence.Rollback) // the boot leaf confesses it
+	proof(t, dir, b, 8, evidence.Fork)     // and what comes after it contradicts
+}
+
+// The image was made, and is put back, within one start of the chip: its counters tell nothing, the two histories do. Here the
+// second one is longer when it is first seen, and is seen only where it goes on.
+func TestADiskPutBackWithinOneStartIsEvidence(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	_, box := open(t, dir, b)
+	add(t, box, messages(t, b.Record(5)...)...)
+	image := b.Fork(len(b.Log))
+	add(t, box, messages(t, b.Record(5)...)...)
+	image.Record(30)
+	add(t, box, messages(t, image.Log[box.Size()])...)
+	proof(t, dir, b, int(box.Size()), evidence.Clone)
+}
+
+// The chip of an emulator is put back while the log goes on: no record contradicts another, the counters do.
+func TestAChipSetBackIsEvidence(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	_, box := open(t, dir, b)
+	b.Record(1)
+	b.Restart()
+	add(t, box, messages(t, b.Log...)...)
+	size := len(b.Log)
+	b.Starts = 1
+	add(t, box, messages(t, b.Record(2)...)...)
+	proof(t, dir, b, size, evidence.Rollback)
+	if int(box.Size()) != len(b.Log) {
+		t.Errorf("%d records are stored, want all %d: nothing of the log itself is wrong", box.Size(), len(b.Log))
+	}
+}
+
+// A box that goes on honestly, through restarts, records that come again and heads of any age, is accused of nothing.
+func TestAnHonestBoxIsNotAccused(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	_, box := open(t, dir, b)
+	for range 4 {
+		b.Record(3)
+		add(t, box, messages(t, b.Restart()...)...)
+		add(t, box, messages(t, b.Log...)...)
+		add(t, box, messages(t, b.Log...)...)
+		for _, p := range b.Log {
+			if _, err := box.Head("peer x", p.Checkpoint); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if int(box.Size()) != len(b.Log) {
+		t.Errorf("%d records, want %d", box.Size(), len(b.Log))
+	}
+	if found, _ := filepath.Glob(filepath.Join(dir, "evidence", "*", "*", "*")); len(found) != 0 {
+		t.Errorf("accused by %v", found)
 	}
 }
 

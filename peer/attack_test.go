@@ -266,21 +266,24 @@ func TestTwoHistoriesOfOneBoxAreEvidence(t *testing.T) {
 	if got := notes(t, hub.dir.Quarantine(), box); got["fork"] < 10 { // those at and below the end of the log
 		t.Errorf("set aside %v, want the forks up to the end of the log", got)
 	}
-	if got := notes(t, hub.dir.Evidence(), box); got["fork"] == 0 {
-		t.Error("no evidence is kept")
+	if got := notes(t, hub.dir.Evidence(), box); got["clone"] == 0 {
+		t.Errorf("evidence %v, want that of a copy: the box has not started again", got)
 	}
-	pair, err := filepath.Glob(filepath.Join(hub.dir.Evidence(), "f1", "gw1", "*.checkpoint"))
-	if err != nil || len(pair) < 2 {
-		t.Fatalf("evidence files: %v %v", pair, err)
+	file, err := filepath.Glob(filepath.Join(hub.dir.Evidence(), "f1", "gw1", "*.evidence"))
+	if err != nil || len(file) == 0 {
+		t.Fatalf("evidence files: %v %v", file, err)
 	}
-	for _, p := range pair {
-		sc, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
+	key := filepath.Join(t.TempDir(), "box.pem")
+	if err := os.WriteFile(key, []byte(box.Request().DataKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range [][]string{nil, {"--key", key}, {"--data", string(ward.dir)}} {
+		if out := program(t, append([]string{"evidence", "verify", file[0]}, flags...)...); !strings.Contains(out, "clone") || !strings.Contains(out, "f1/gw1") {
+			t.Errorf("evidence verify %v: %s", flags, out)
 		}
-		if _, err := record.OpenCheckpoint(sc, box.ID, &box.Data.PublicKey); err != nil {
-			t.Errorf("%s is no proof: %v", p, err)
-		}
+	}
+	if out := program(t, "evidence", "list", "--data", string(hub.dir)); !strings.Contains(out, file[0]) {
+		t.Errorf("evidence list: %s", out)
 	}
 	found := false
 	for _, c := range hub.status().Conditions {

@@ -34,6 +34,7 @@ type cli struct {
 	Export   exportCmd   `cmd:"" help:"Write records with their proofs, for verification with other tools."`
 	Verify   verifyCmd   `cmd:"" help:"Verify the whole store again."`
 	Validate validateCmd `cmd:"" help:"Check stored Bundles against the FHIR R4 schema."`
+	Evidence evidenceCmd `cmd:"" help:"List and verify evidence against boxes whose log was bent."`
 	Fsck     fsckCmd     `cmd:"" help:"Check the files of the store."`
 	Status   statusCmd   `cmd:"" help:"Say what the peer holds and how it is."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`

@@ -6,15 +6,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vitalgate/vitalgate/docs"
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/cosign"
 	"github.com/vitalgate/vitalgate/record/logfile"
 )
 
@@ -149,6 +154,9 @@ func (c *exportCmd) Run(ctx context.Context) error {
 		os.Remove(c.Out)
 		return fmt.Errorf("cannot export: there is no record of box %s in that range; vitalpeer status shows how many there are", c.Box)
 	}
+	if err := c.cosigned(ctx, write); err != nil {
+		return err
+	}
 	if err := errors.Join(write("verify.py", docs.VerifyPy), write("box.pem", []byte(r.DataKey)), write("README", fmt.Appendf(nil, exportReadme, r.Box, first))); err != nil {
 		return err
 	}
@@ -156,11 +164,65 @@ func (c *exportCmd) Run(ctx context.Context) error {
 	return nil
 }
 
+// cosigned writes the checkpoint that peers have cosigned and their keys, as far as a running peer has them.
+func (c *exportCmd) cosigned(ctx context.Context, write func(name string, b []byte) error) error {
+	src, err := openSource(c.dir())
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	s, ok := src.(socketSource)
+	if !ok {
+		return nil
+	}
+	a, err := s.get(ctx, "/cosigned?"+url.Values{"box": {c.Box}}.Encode())
+	if errors.As(err, &unknownBox{}) {
+		return nil // not cosigned yet
+	}
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	var got cosignedAnswer
+	if err := json.NewDecoder(io.LimitReader(a.Body, 16<<20)).Decode(&got); err != nil {
+		return fmt.Errorf("cannot export: %w", err)
+	}
+	return errors.Join(write("checkpoint.cosigned", got.Note), write("cosigners", []byte(strings.Join(got.Keys, "\n")+"\n")))
+}
+
+// cosignedAnswer is what a running peer says of the cosignatures on a box's log.
+type cosignedAnswer struct {
+	Note []byte   `json:"note"`
+	Keys []string `json:"keys"` // C2SP verifier keys
+}
+
+// serveCosigned answers /cosigned on the socket.
+func (p *peer) serveCosigned(w http.ResponseWriter, q *http.Request) {
+	id, err := record.ParseBoxID(q.FormValue("box"))
+	note := p.witness.Note(id)
+	if err != nil || note == nil {
+		http.NotFound(w, q)
+		return
+	}
+	answer := cosignedAnswer{Note: note}
+	for _, c := range p.witness.Cards() {
+		if keys, err := cosign.ParseKeys(c.Keys); err == nil {
+			if _, _, err := keys.Verify(note); err == nil {
+				answer.Keys = append(answer.Keys, c.Keys...)
+			}
+		}
+	}
+	json.NewEncoder(w).Encode(answer)
+}
+
 const exportReadme = `Records of box %[1]s, each with the proof that the box has signed it.
 
   NNN.leaf        the record: a clear header, a blank line, the body (sealed to the facility's readers)
   NNN.tlog-proof  its inclusion proof with the signed checkpoint of the box's log (c2sp.org/tlog-proof@v1)
   box.pem         the public key of the box. Compare it with one from a source you trust: the proof is worth no more
+  checkpoint.cosigned, cosigners
+                  where the peer was running: the last checkpoint as other peers have cosigned it (c2sp.org/tlog-cosignature,
+                  Ed25519 and ML-DSA-44), and their public keys
 
 Whole records, with Python and openssl (verify.py, which comes with this; read it first):
 

@@ -29,7 +29,9 @@ import (
 	"github.com/vitalgate/vitalgate/peer/replicate"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/peer/view"
+	"github.com/vitalgate/vitalgate/peer/witness"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/cosign"
 )
 
 type runCmd struct {
@@ -64,6 +66,9 @@ type peer struct {
 	registry *registry.Log
 	spread   *replicate.Registry
 	enforce  sync.Mutex // one change of the registry is put into force at a time
+
+	witness *witness.Witness
+	secret  *cosign.Secret
 
 	mu       sync.Mutex
 	state    *registry.State // what is in force
@@ -135,6 +140,16 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	if err != nil {
 		return err
 	}
+	secret, card, err := d.Cosigner(conf)
+	if err != nil {
+		return err
+	}
+	authority, err := d.Authority()
+	if err != nil {
+		return err
+	}
+	p.secret = secret
+	p.witness = witness.New(witness.Config{Dir: d.Witness(), Secret: secret, Card: card, Authority: authority, Member: p.member})
 	if p.registry, err = d.Registry().Open(); err != nil {
 		return err
 	}
@@ -170,7 +185,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	g.Go(func() error { return p.spread.Run(ctx) })
 	g.Go(func() error { return p.followLinks(ctx) })
 	g.Go(func() error {
-		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log, Links: p.node.Leaves}).Run(ctx)
+		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log, Links: p.node.Leaves, Witness: p.witness}).Run(ctx)
 	})
 	socket, err := p.listenSocket()
 	if err != nil {
@@ -181,6 +196,8 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	mux.HandleFunc("GET /records", p.serveRecords)
 	mux.HandleFunc("GET /status", p.serveStatus)
 	mux.HandleFunc("POST /registry", func(w http.ResponseWriter, q *http.Request) { p.serveDecision(w, q, take) })
+	mux.HandleFunc("GET /cosigned", p.serveCosigned)
+	mux.HandleFunc("POST /gap", p.serveGap)
 	serve(ctx, g, socket, mux, nil)
 	if p.page != nil {
 		serve(ctx, g, p.page, p.pages(), p.view.Close)
@@ -264,6 +281,16 @@ func (p *peer) take(ctx context.Context, g *errgroup.Group, r *registry.Registra
 	p.work[b.ID] = work
 	g.Go(func() error { return work.Run(ctx) })
 	g.Go(func() error { return p.show(ctx, b) })
+}
+
+// member says whether a peer may be heard as a cosigner: it is registered, or it is one that no decision ever let in, which is
+// the hub that made the facility. One that was removed has had its key registered.
+func (p *peer) member(name, pin string) bool {
+	s := p.registry.State()
+	if q := s.Peer(name); q != nil {
+		return q.TLSKey == pin
+	}
+	return s.Holder(pin) == ""
 }
 
 // decided takes an entry into the registry and puts what it comes to into force: when it returns, a box that is no longer

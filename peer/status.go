@@ -20,6 +20,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/ingest"
 	"github.com/vitalgate/vitalgate/peer/registry"
 	"github.com/vitalgate/vitalgate/peer/store"
+	"github.com/vitalgate/vitalgate/record/evidence"
 )
 
 // status is what `vitalpeer status` and the running peer's socket say.
@@ -42,6 +43,7 @@ type boxStatus struct {
 	Pending     int    `json:"pending"`    // waiting for the rest of their checkpoint
 	Quarantined int    `json:"quarantine"` // files
 	Evidence    int    `json:"evidence"`   // files
+	Cosigned    int    `json:"cosigned"`   // peers that have cosigned all of these records, this one among them
 }
 
 // condition is something that a person should know. It holds no patient data.
@@ -73,6 +75,11 @@ func (p *peer) status() *status {
 			continue
 		}
 		st.add(p.dir, r, b)
+		for _, c := range p.witness.Cosigners(b.ID) {
+			if at := &st.Boxes[len(st.Boxes)-1]; c.Size >= at.Records {
+				at.Cosigned++
+			}
+		}
 		if d, found := damaged[b.ID]; found {
 			st.Conditions = append(st.Conditions, condition{"store-damaged", r.Box, "critical",
 				fmt.Sprintf("Records %d to %d of this box cannot be read here: %v. The page goes on after them.", d.first, d.end-1, d.err),
@@ -148,7 +155,7 @@ func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []
 func (st *status) add(d facility.Dir, r *registry.Registration, b *store.Box) {
 	q := files(filepath.Join(d.Quarantine(), r.ID().Facility, r.ID().Name), ".json")
 	e := files(filepath.Join(d.Evidence(), r.ID().Facility, r.ID().Name), ".json")
-	st.Boxes = append(st.Boxes, boxStatus{r.Box, r.Protection(), r.Revoked != nil, b.Size(), b.Pending(), q, e})
+	st.Boxes = append(st.Boxes, boxStatus{r.Box, r.Protection(), r.Revoked != nil, b.Size(), b.Pending(), q, e, 0})
 	if q > 0 {
 		st.Conditions = append(st.Conditions, condition{"quarantine", r.Box, "warning",
 			fmt.Sprintf("%d messages of this box were refused and set aside.", q), "Read the notes in " + d.Quarantine() + "."})
@@ -158,13 +165,29 @@ func (st *status) add(d facility.Dir, r *registry.Registration, b *store.Box) {
 			"More messages of this box were refused than are kept; further ones are only counted.",
 			"Find out why they are refused; move what is in " + filepath.Join(d.Quarantine(), r.Box) + " elsewhere and restart vitalpeer."})
 	}
-	if e > 0 || files(filepath.Join(d.Quarantine(), r.Box), "."+string(store.ReasonFork)+".json") > 0 {
+	st.contradictions(d, r)
+}
+
+// contradictions are the conditions of a box whose log was bent.
+func (st *status) contradictions(d facility.Dir, r *registry.Registration) {
+	aside, proofs := filepath.Join(d.Quarantine(), r.Box), filepath.Join(d.Evidence(), r.Box)
+	kinds := map[evidence.Kind]int{}
+	for _, k := range []evidence.Kind{evidence.Fork, evidence.Clone, evidence.Rollback} {
+		kinds[k] = files(proofs, "."+string(k)+".evidence")
+	}
+	forks := files(aside, "."+string(store.ReasonFork)+".json")
+	if forks+kinds[evidence.Fork]+kinds[evidence.Clone] > 0 {
 		st.Conditions = append(st.Conditions, condition{"fork", r.Box, "critical",
 			"Box " + r.Box + " has signed two histories that cannot both be true: its disk was rolled back, restored or copied, or its key was used elsewhere. " +
 				"What it sends of the second one is set aside; it is neither stored nor shown, and the box believes that it is.",
 			"Go to the bed: chart by hand until this is settled. If the disk of the box was restored, no peer will ever take its second history: enrol it anew under another name (vitalpeer box add), and revoke " + r.Box +
-				" (vitalpeer box revoke). If nobody restored it, its key is in other hands: revoke it at once. The evidence is in " + filepath.Join(d.Evidence(), r.Box) + ", what was set aside in " + filepath.Join(d.Quarantine(), r.Box) +
-				"; this condition ends when the *.fork.* files of both are moved elsewhere."})
+				" (vitalpeer box revoke). If nobody restored it, its key is in other hands: revoke it at once. The evidence is in " + proofs + " (vitalpeer evidence verify FILE says what it shows), what was set aside in " + aside +
+				"; this condition ends when the files of both are moved elsewhere."})
+	} else if kinds[evidence.Rollback] > 0 {
+		st.Conditions = append(st.Conditions, condition{"rollback", r.Box, "critical",
+			"The chip of box " + r.Box + ", or what stands in for one, was set back: its counters went back while its log went on. Its records are stored and shown.",
+			"A chip cannot be set back, an emulated one can, by whoever has its files. Find out who restored the box; if nobody did, revoke it (vitalpeer box revoke). The evidence is in " + proofs +
+				" (vitalpeer evidence verify FILE says what it shows); this condition ends when its files are moved elsewhere."})
 	}
 }
 
@@ -254,11 +277,14 @@ func (st *status) print(out io.Writer) error {
 	fmt.Fprintf(out, "%s/%s: %s\n", st.Facility, st.Name, state)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, b := range st.Boxes {
-		revoked := ""
+		revoked, cosigned := "", ""
+		if st.Running {
+			cosigned = fmt.Sprintf("cosigned by %d", b.Cosigned)
+		}
 		if b.Revoked {
 			revoked = "revoked"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d records\t%d pending\t%d refused\t%d evidence\t%s\n", b.Box, b.Protection, b.Records, b.Pending, b.Quarantined, b.Evidence, revoked)
+		fmt.Fprintf(w, "%s\t%s\t%d records\t%d pending\t%d refused\t%d evidence\t%s\t%s\n", b.Box, b.Protection, b.Records, b.Pending, b.Quarantined, b.Evidence, cosigned, revoked)
 	}
 	err := w.Flush()
 	for _, c := range st.Conditions {

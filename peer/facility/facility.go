@@ -27,6 +27,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/peer/registry"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/cosign"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 )
 
@@ -235,7 +236,7 @@ func (a *authority) member(facility, name string, hosts []string) (*member, erro
 	return m, err
 }
 
-func memberName(facility, name string) string { return facility + " peer " + name }
+func memberName(facility, name string) string { return cosign.CertificateName(facility, name) }
 
 func (m *member) write(d Dir) error {
 	return errors.Join(

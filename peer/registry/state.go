@@ -43,6 +43,9 @@ func (s *State) Peer(name string) *Peer {
 	return nil
 }
 
+// Holder is who has or had a key (an nkey, the digest of a TLS key, a data key), "" if it was never registered.
+func (s *State) Holder(key string) string { return s.keys[key] }
+
 // Administrator is the administrator of that name, or nil.
 func (s *State) Administrator(name string) *Administrator {
 	for i := range s.Administrators {

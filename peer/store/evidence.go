@@ -36,7 +36,7 @@ func (b *Box) diverged(from string, mine, theirs record.Prefix, shown record.Ver
 		return // the other records of that checkpoint show nothing more
 	}
 	b.shown = bytes.Clone(theirs.Checkpoint)
-	key := b.Registration().Key()
+	key := b.Registration().KeyAt(mine.Size - 1)
 	if sc, last := b.log.LastCheckpoint(); shown.Header().Kind == record.KindBoot && last.Size > 0 {
 		if f, err := evidence.Confessed(b.ID, key, whole(sc, last), shown); err == nil {
 			b.keep(from, mine.Size, f)
@@ -53,7 +53,11 @@ func (b *Box) counters(from string, c record.Checkpoint) {
 	if last.Size == 0 || !evidence.Earlier(c, last) || b.pending[0].Header().Index != last.Size {
 		return
 	}
-	f, err := evidence.SetBack(b.ID, b.Registration().Key(), whole(sc, last), b.pending[0].Before())
+	key := b.Registration().KeyAt(c.Size - 1)
+	if !key.Equal(b.Registration().KeyAt(last.Size - 1)) {
+		return // another chip, which counts anew
+	}
+	f, err := evidence.SetBack(b.ID, key, whole(sc, last), b.pending[0].Before())
 	b.keepOr(from, last.Size, f, err)
 }
 
@@ -91,4 +95,20 @@ func (b *Box) Prefix(size uint64) (record.Prefix, error) {
 		return record.Prefix{}, fmt.Errorf("cannot read the stored log of box %s: %w", b.ID, err)
 	}
 	return v.After(), nil
+}
+
+// Missing begins the evidence of a gap that reaches from where the log ends here to (not including) an index; nil if there
+// is none.
+func (b *Box) Missing(to uint64) (*evidence.File, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	from := b.tree.Size()
+	if b.beyond == nil || from >= to {
+		return nil, nil
+	}
+	c, err := b.beyond.Unverified() // it was verified when it came
+	if err != nil {
+		return nil, err
+	}
+	return evidence.Missing(b.ID, b.Registration().KeyAt(c.Size-1), whole(b.beyond, c), from, to)
 }

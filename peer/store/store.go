@@ -132,9 +132,10 @@ type Box struct {
 	old      *logfile.Reader    // for comparison of records that come again
 	oldGroup []record.Published
 	lastHead []byte
-	shown    []byte // checkpoint of another history that evidence was last made of
-	err      error  // why the box takes nothing more
-	trouble  error  // of the disk, until something could be stored again
+	beyond   record.SignedCheckpoint // of a verified record that lies beyond a gap
+	shown    []byte                  // checkpoint of another history that evidence was last made of
+	err      error                   // why the box takes nothing more
+	trouble  error                   // of the disk, until something could be stored again
 	troubled time.Time
 
 	grownMu sync.Mutex
@@ -242,6 +243,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			if early.Count == 0 {
 				early.First, early.Gap = i, p.Index
 			}
+			b.beyond = p.Checkpoint
 			early.Count++
 			early.Gap = min(early.Gap, p.Index)
 			continue

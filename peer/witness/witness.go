@@ -31,6 +31,11 @@ type Log interface {
 	Head(from string, sc record.SignedCheckpoint) (uint64, error) // compares, and keeps evidence of a contradiction
 }
 
+// Signer makes cosignatures; a *cosign.Secret is one.
+type Signer interface {
+	Cosign(sc record.SignedCheckpoint, at time.Time) ([]record.Signature, error)
+}
+
 // Why a checkpoint is not cosigned.
 var (
 	ErrBehind        = errors.New("the store holds less of the log than this peer has cosigned; it is waiting for the rest")
@@ -43,7 +48,7 @@ const maxPeers = 256
 // Config is what a witness is made of.
 type Config struct {
 	Dir       string // what was cosigned, one file for each box
-	Secret    *cosign.Secret
+	Secret    Signer
 	Card      *cosign.Card
 	Authority *x509.Certificate
 	// Member says whether the peer with this name is one of the facility now; pin is the hex SHA-256 of the
@@ -261,44 +266,64 @@ func (w *Witness) Hear(id record.BoxID, note record.SignedCheckpoint) error {
 func (w *Witness) Cosigners(id record.BoxID) []Cosigned {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	all, _ := w.cosigners(id)
+	return all
+}
+
+func (w *Witness) cosigners(id record.BoxID) (all []Cosigned, mine record.SignedCheckpoint) {
 	s := w.logs[id]
 	if s == nil {
-		return nil
+		return nil, nil
 	}
-	var all []Cosigned
 	for _, name := range slices.Sorted(maps.Keys(s.others)) {
 		if w.Member(name, w.cards[name].pin) {
 			all = append(all, s.others[name])
 		}
 	}
-	if s.note != nil {
-		all = append(all, Cosigned{w.Card.Peer, s.size, s.at, s.note})
+	if s.note == nil {
+		return all, nil
 	}
-	return all
+	return append(all, Cosigned{w.Card.Peer, s.size, s.at, s.note}), s.mine
 }
 
 // Note is the largest checkpoint of a box that this peer has cosigned, with the cosignatures of all who have cosigned the
 // same one; nil where there is none.
 func (w *Witness) Note(id record.BoxID) record.SignedCheckpoint {
-	var lines []record.Signature
 	w.mu.Lock()
-	s := w.logs[id]
+	all, mine := w.cosigners(id)
 	w.mu.Unlock()
-	if s == nil || s.note == nil {
-		return nil
-	}
-	for _, c := range w.Cosigners(id) {
+	var lines []record.Signature
+	for _, c := range all {
 		bare, err := c.Note.Cosigned()
-		if err != nil || !bytes.Equal(bare, s.mine) {
+		if err != nil || !bytes.Equal(bare, mine) {
 			continue
 		}
-		if _, by, err := c.Note.Split(); err == nil {
+		if _, by, err := c.Note.Split(); err == nil && len(lines) < maxLines {
 			lines = append(lines, by[1:]...)
 		}
 	}
-	note, err := s.mine.Cosigned(lines...)
+	if mine == nil {
+		return nil
+	}
+	note, err := mine.Cosigned(lines...)
 	if err != nil {
 		return nil
 	}
 	return note
+}
+
+// maxLines is how many cosignature lines fit on a checkpoint beside the box's own: those of seven peers.
+const maxLines = 14
+
+// Cards are those of the peers that are known, this one's among them.
+func (w *Witness) Cards() []cosign.Card {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := []cosign.Card{*w.Card}
+	for _, name := range slices.Sorted(maps.Keys(w.cards)) {
+		if k := w.cards[name]; w.Member(name, k.pin) {
+			all = append(all, *k.card)
+		}
+	}
+	return all
 }

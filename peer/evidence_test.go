@@ -1,0 +1,156 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vitalgate/vitalgate/peer/peertest"
+	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/cosign"
+)
+
+// conditionsOf are the codes of the conditions about a box.
+func (s *site) conditionsOf(b *peertest.Box) (codes []string) {
+	for _, c := range s.status().Conditions {
+		if c.About == b.ID.String() {
+			codes = append(codes, c.Code)
+		}
+	}
+	return codes
+}
+
+// A box shows the hub one history and the ward another, while they do not hear of each other. As soon as they do, both have
+// the evidence, whoever of them has more.
+func TestTwoHistoriesShownToTwoPeersAreEvidence(t *testing.T) {
+	link := newCable(t)
+	hub := newHub(t, "tls://"+link.Addr().String())
+	link.to = hub.conf.Peers.Listen
+	ward := hub.ward("ward1")
+	box := peertest.NewBox(t, "f1/gw1")
+	hub.enrol(box, ward)
+	hub.start()
+	ward.start()
+	ward.send(box, box.Record(10))
+	hub.has(box)
+	link.set(true)
+	copied := box.Fork(len(box.Log))
+	hub.send(box, box.Record(40)) // the hub's stream is another one, and takes the log from its beginning on
+	ward.send(copied, copied.Record(25))
+	hub.has(box)
+	ward.has(copied)
+	if got := append(hub.conditionsOf(box), ward.conditionsOf(box)...); len(got) != 0 {
+		t.Errorf("before they hear of each other: %v", got)
+	}
+	link.set(false)
+	for _, s := range []*site{hub, ward} {
+		s.until("the evidence", func() bool { return notes(t, s.dir.Evidence(), box)["clone"] > 0 })
+		if got := s.conditionsOf(box); !strings.Contains(strings.Join(got, " "), "fork") {
+			t.Errorf("conditions %v", got)
+		}
+		if out := program(t, "evidence", "list", "--data", string(s.dir)); !strings.Contains(out, "clone of box f1/gw1. Within one start") {
+			t.Errorf("evidence list: %s", out)
+		}
+	}
+}
+
+// Each peer cosigns what it holds and hears that the others do too.
+func TestPeersCosign(t *testing.T) {
+	hub := newHub(t, "")
+	ward := hub.ward("ward1")
+	box := peertest.NewBox(t, "f1/gw1")
+	hub.enrol(box, ward)
+	hub.start()
+	ward.start()
+	ward.send(box, box.Record(30))
+	hub.has(box)
+	all := func(s *site) func() bool {
+		return func() bool { st := s.status(); return len(st.Boxes) == 1 && st.Boxes[0].Cosigned == 2 }
+	}
+	hub.until("two cosignatures", all(hub))
+	ward.until("two cosignatures", all(ward))
+	ward.kill()
+	ward.start()
+	ward.send(box, box.Record(5))
+	hub.has(box)
+	ward.until("two cosignatures after a restart", all(ward))
+	hub.until("two cosignatures after a restart", all(hub))
+
+	// The cosigned checkpoint goes out with the records: whoever has the public keys of the peers can check it.
+	out := filepath.Join(t.TempDir(), "export")
+	program(t, "export", "f1/gw1", "-o", out, "--data", string(hub.dir))
+	note, err := os.ReadFile(filepath.Join(out, "checkpoint.cosigned"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := record.OpenCheckpoint(note, box.ID, &box.Data.PublicKey); err != nil || int(c.Size) != len(box.Log) {
+		t.Errorf("the cosigned checkpoint is of %d records: %v", c.Size, err)
+	}
+	keys, err := os.ReadFile(filepath.Join(out, "cosigners"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Fields(string(keys))
+	if len(lines) != 4 {
+		t.Fatalf("cosigners: %d keys, want 4", len(lines))
+	}
+	for _, pair := range [][]string{lines[:2], lines[2:]} {
+		p, err := cosign.ParseKeys(pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := p.Verify(note); err != nil {
+			t.Errorf("%s: %v", p.Name, err)
+		}
+	}
+	// A peer that was removed is not heard any more.
+	program(t, "peer", "remove", "ward1", "--data", string(hub.dir))
+	hub.until("the removal", func() bool { return hub.status().Boxes[0].Cosigned == 1 })
+}
+
+// Records are gone for good: each peer says so, and the file that they make is evidence anywhere.
+func TestAGapIsEvidence(t *testing.T) {
+	hub := newHub(t, "")
+	ward := hub.ward("ward1")
+	box := peertest.NewBox(t, "f1/gw1")
+	hub.enrol(box, ward)
+	hub.start()
+	ward.start()
+	ward.send(box, box.Record(10))
+	hub.has(box)
+	box.Record(5) // never sent
+	after := box.Record(5)
+	ward.send(box, after)
+	hub.send(box, after)
+	dir := t.TempDir()
+	one, both := filepath.Join(dir, "one"), filepath.Join(dir, "both")
+	for _, s := range []*site{hub, ward} {
+		s.until("the gap", func() bool {
+			_, err := tryProgram("evidence", "gap", "f1/gw1", "-o", filepath.Join(dir, s.conf.Name), "--data", string(s.dir))
+			return err == nil
+		})
+	}
+	program(t, "evidence", "gap", "f1/gw1", "-o", one, "--data", string(ward.dir))
+	program(t, "evidence", "gap", "f1/gw1", "--add", one, "-o", both, "--data", string(hub.dir))
+	if out, err := tryProgram("evidence", "verify", both); err == nil || !strings.Contains(err.Error(), "--authority") {
+		t.Errorf("without the facility: %v %s", err, out)
+	}
+	out := program(t, "evidence", "verify", both, "--authority", hub.dir.CA())
+	if !strings.Contains(out, "records; of these, 11 to 15 are with none of the peers ward1, hub of facility f1") {
+		t.Errorf("evidence: %s", out)
+	}
+	stranger := newHub(t, "")
+	if _, err := tryProgram("evidence", "verify", both, "--authority", stranger.dir.CA()); err == nil || !strings.Contains(err.Error(), "(voices)") {
+		t.Errorf("for another facility: %v", err)
+	}
+	// When they come after all, nobody says so any more.
+	ward.send(box, box.Log[11:16])
+	ward.until("the rest", func() bool {
+		_, err := tryProgram("evidence", "gap", "f1/gw1", "--add", one, "-o", filepath.Join(dir, "late"), "--data", string(ward.dir))
+		return err != nil && strings.Contains(err.Error(), "this peer has record 11")
+	})
+	if _, err := tryProgram("evidence", "verify", filepath.Join(dir, "nothing")); err == nil {
+		t.Error("a file that is not there: taken")
+	}
+}

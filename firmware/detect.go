@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"text/tabwriter"
+	"time"
 
 	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/firmware/detect"
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/hl7"
 )
@@ -22,28 +26,48 @@ func (dialectsCmd) Run() error {
 }
 
 type detectCmd struct {
-	Files []string `arg:"" name:"file" help:"Files of HL7 v2 messages; - is standard input."`
+	For      time.Duration `default:"5m" help:"Lines: listen for so long at most."`
+	Messages int           `default:"5" help:"Lines: stop when so many messages were read."`
+	Ask      bool          `help:"tcp:// only: send the query that Mindray bedside monitors wait for. Without it nothing is sent."`
+	Sources  []string      `arg:"" name:"file|line" help:"Files of HL7 v2 messages (- is standard input), or lines: tcp://host:port to connect to a monitor, listen://host:port to let it connect, serial:/dev/ttyUSB0 to try the settings that are usual, serial:/dev/ttyUSB0?baud=19200&parity=even to try those."`
 }
 
-func (c detectCmd) Run() error {
-	for _, name := range c.Files {
-		sc, done, err := messagesOf(name)
-		if err != nil {
-			return fmt.Errorf("cannot read: %w", err)
-		}
-		defer done()
-		for n := 1; sc.Scan(); n++ {
-			m, err := hl7.Parse(sc.Bytes())
-			if err != nil {
-				fmt.Printf("%s: message %d: not readable: %v\n", name, n, err)
-				continue
+func (c detectCmd) Run(ctx context.Context) error {
+	for _, name := range c.Sources {
+		if !detect.Line(name) {
+			if err := detectFile(name); err != nil {
+				return err
 			}
-			d, score, why := mapping.Detect(m)
-			fmt.Printf("%s: message %d: %s (score %d: %s)\n", name, n, d.Name, score, why)
+			continue
 		}
-		if err := sc.Err(); err != nil {
-			return fmt.Errorf("cannot read %s: %w", name, err)
+		found, err := detect.Run(ctx, detect.Options{At: name, For: c.For, Messages: c.Messages, Ask: c.Ask})
+		if err != nil && !errors.Is(err, detect.ErrNothing) {
+			return err
 		}
+		if found.Report(os.Stdout); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func detectFile(name string) error {
+	sc, done, err := messagesOf(name)
+	if err != nil {
+		return fmt.Errorf("cannot read: %w", err)
+	}
+	defer done()
+	for n := 1; sc.Scan(); n++ {
+		m, err := hl7.Parse(sc.Bytes())
+		if err != nil {
+			fmt.Printf("%s: message %d: not readable: %v\n", name, n, err)
+			continue
+		}
+		d, score, why := mapping.Detect(m)
+		fmt.Printf("%s: message %d: %s (score %d: %s)\n", name, n, d.Name, score, why)
+	}
+	if err := sc.Err(); err != nil {
+		return fmt.Errorf("cannot read %s: %w", name, err)
 	}
 	return nil
 }

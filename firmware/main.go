@@ -26,7 +26,7 @@ type program struct {
 	Config   configCmd   `cmd:"" help:"Check, describe or write a configuration file."`
 	Convert  convertCmd  `cmd:"" help:"Convert HL7 v2 messages to FHIR R4, one JSON document per message."`
 	Replay   replayCmd   `cmd:"" help:"Send messages from files as a monitor would, and show the acknowledgements."`
-	Detect   detectCmd   `cmd:"" help:"Say which dialect the messages of a file look like."`
+	Detect   detectCmd   `cmd:"" help:"Say which dialect the messages of a file, or of a line that is listened to, look like."`
 	Dialects dialectsCmd `cmd:"" help:"List the monitor dialects that are known."`
 	Codes    codesCmd    `cmd:"" help:"Write the code tables in use as a FHIR ConceptMap."`
 

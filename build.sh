@@ -54,6 +54,12 @@ cmd_bench() {
 	go test -run '^$' -bench . -benchmem -count "${COUNT:-1}" "$@" ./...
 }
 
+cmd_chaos() {
+	cmd_build
+	tpm_note
+	exec go run ./hwtest/chaos --bin dist "$@"
+}
+
 cmd_release() {
 	need_go
 	local t
@@ -108,6 +114,10 @@ usage: ./build.sh COMMAND
   test              vet and all tests (those that need swtpm, openssl or python3 say so when they are skipped)
   build             host binaries into dist/: vitalgate (the box), vitalpeer (a peer), vitalsim (simulated monitors),
                     vitalprov (the field tool)
+  chaos [--minutes N] [--faults N] [--seed S]
+                    a hospital of five peers, one box and four monitors is broken at random (kill -9, pause, lost bytes, full
+                    disk, set clock, TPM down and slow, old backups put back); then every copy is counted. Exit status 0:
+                    nothing acknowledged was lost, doubled or out of order. Disks are filled only with the right to mount.
   bench             all benchmarks; COUNT=10 ./build.sh bench >new.txt for benchstat
   image             the signed image of the box for arm64 with UEFI and TPM 2.0 into dist/image/: disk.img for an empty box,
                     update.vgu for a running one; --version V, --keys DIR (development keys are made when there are
@@ -120,7 +130,7 @@ TXT
 }
 
 case "${1:-help}" in
-demo | test | build | bench | release | image | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
+demo | test | build | bench | chaos | release | image | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
 -h | --help) cmd_help ;;
 *) say "build.sh: unknown command '$1'"; cmd_help >&2; exit 2 ;;
 esac

@@ -1,0 +1,311 @@
+// Command chaos breaks a hospital of real processes at random, for as long as it is told, and then counts: each message that a
+// monitor was answered for must be at every peer, verified, once, in the order of the box's log. The faults are drawn from a seed, so
+// that a run can be repeated; what the machine does between them cannot.
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
+)
+
+type command struct {
+	Bin     string  `default:"dist" help:"Folder of vitalgate and vitalpeer."`
+	Minutes float64 `default:"0" help:"Stop breaking things after so many minutes; 0 is no bound."`
+	Faults  int     `default:"400" help:"Stop breaking things after so many faults; 0 is no bound."`
+	Seed    uint64  `default:"1" help:"What is broken when, and for how long."`
+	Keep    string  `placeholder:"DIR" help:"Keep data and logs in this new folder."`
+	Log     bool    `help:"Print each fault as it begins."`
+}
+
+func main() {
+	if filepath.Base(os.Args[0]) == "swtpm" { // the box takes this program for its emulated TPM
+		os.Exit(beTPM())
+	}
+	var c command
+	kong.Parse(&c, kong.Name("chaos"), kong.Description("Break a hospital of real processes at random and count what was lost."))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := c.run(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+	}
+	if err != nil || !ok {
+		os.Exit(1)
+	}
+}
+
+const (
+	wards    = 1 // beside ward1
+	sites    = 2
+	monitors = 4
+	patience = 5 * time.Minute // until what was broken has healed
+)
+
+// run breaks things and counts. ok says that nothing was lost, doubled or out of order.
+func (c *command) run(ctx context.Context) (ok bool, err error) {
+	if c.Faults == 0 && c.Minutes == 0 {
+		return false, errors.New("cannot run for ever: give --faults or --minutes")
+	}
+	dir := c.Keep
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "vitalgate-chaos-"); err != nil {
+			return false, err
+		}
+		defer os.RemoveAll(dir)
+	} else if err := os.Mkdir(dir, 0o700); err != nil {
+		return false, fmt.Errorf("cannot keep the data: %w; name a new folder", err)
+	}
+	bin := filepath.Join(dir, "bin")
+	if err := gather(ctx, c.Bin, bin); err != nil {
+		return false, err
+	}
+	clock, err := newClock(ctx, dir, filepath.Join(bin, "vitalgate"))
+	if err != nil {
+		return false, err
+	}
+	chip, source, err := newChip(dir)
+	if err != nil {
+		return false, err
+	}
+	addr := make([]string, monitors)
+	config := ""
+	for i := range addr {
+		addr[i] = hospital.FreeAddr()
+		config += fmt.Sprintf("[[monitor]]\nname = \"bed-%d\"\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = \"bed-%d\"\n", i+1, addr[i], i+1)
+	}
+	env := append(clock.env(), chip.env()...)
+	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: dir, TPM: source, Wards: wards, Sites: sites, Env: env, Monitors: config})
+	if err != nil {
+		return false, err
+	}
+	disks := map[string]*disk{}
+	for _, name := range []string{"gw1/data", "ward1", "site1"} {
+		d, err := newDisk(filepath.Join(dir, name))
+		if err != nil {
+			fmt.Println("the disk of", name, "is not filled:", err)
+			continue
+		}
+		defer d.close()
+		disks[name] = d
+	}
+
+	if err := h.Start(ctx); err != nil {
+		return false, errors.Join(err, h.Stop())
+	}
+	defer func() {
+		for _, p := range h.All() {
+			p.Kill() // what still runs; an orderly stop was asked for before
+		}
+	}()
+	label, err := h.Label()
+	if err != nil {
+		return false, err
+	}
+	fmt.Printf("seed %d; the box's key: %s; peers: hub, %s\n", c.Seed, label, strings.Join(peerNames(h), ", "))
+
+	acked := &hospital.Acknowledged{}
+	enough := make(chan struct{})
+	all := make([]*hospital.Sender, monitors)
+	var sending sync.WaitGroup
+	for i := range all {
+		all[i] = &hospital.Sender{Addr: addr[i], Bed: fmt.Sprintf("bed-%d", i+1), From: i * 200_000, To: (i + 1) * 200_000, Acked: acked,
+			Pause: 120 * time.Millisecond, Unanswered: 3 * time.Second, Done: enough}
+		sending.Go(func() { all[i].Run(ctx) })
+	}
+	began := time.Now()
+	w := &wrecker{h: h, dice: rand.New(rand.NewPCG(c.Seed, 0)), clock: clock, chip: chip, disks: disks, said: c.Log, counts: map[string]int{}, busy: map[string]bool{}, backups: map[string]string{}}
+	w.free.L = &w.mu
+	err = w.work(ctx, c.Faults, time.Duration(c.Minutes*float64(time.Minute)))
+	close(enough)
+	if err = errors.Join(err, w.heal(), ctx.Err()); err != nil {
+		return false, err
+	}
+	fmt.Printf("%d faults in %v; all is mended, waiting for what is under way\n", w.total(), time.Since(began).Round(time.Second))
+	answered := make(chan struct{})
+	go func() { sending.Wait(); close(answered) }()
+	select {
+	case <-answered:
+	case <-time.After(patience):
+		return false, fmt.Errorf("monitors still wait for acknowledgements %v after all was mended; box:\n%s", patience, h.Gateway.Log(3000))
+	}
+	wait := h.Wait(ctx, patience, "every peer has all that the box has signed", func() bool { return level(ctx, h) })
+	if wait != nil {
+		fmt.Println(wait)
+	}
+	if err := c.stop(h, w); err != nil {
+		return false, err
+	}
+	v, err := count(ctx, h, acked, all)
+	if err != nil {
+		return false, err
+	}
+	w.print()
+	return v.print(w.total(), c.Seed) && wait == nil, nil
+}
+
+// gather puts the programs into one folder; vitalgate is built anew for its clock.
+func gather(ctx context.Context, from, to string) error {
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
+	}
+	path, err := filepath.Abs(filepath.Join(from, "vitalpeer"))
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("cannot find the programs: %w; run ./build.sh build", err)
+	}
+	return os.Symlink(path, filepath.Join(to, "vitalpeer"))
+}
+
+func peerNames(h *hospital.Hospital) (names []string) {
+	for _, p := range h.Peers {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// level says whether every peer holds as many records as the box has in its log, all signed.
+func level(ctx context.Context, h *hospital.Hospital) bool {
+	var box struct {
+		Spool struct{ Next, Signed uint64 } `json:"spool"`
+	}
+	r, err := http.Get("http://" + h.Status + "/status")
+	if err != nil {
+		return false
+	}
+	defer r.Body.Close()
+	if json.NewDecoder(r.Body).Decode(&box) != nil || box.Spool.Signed < box.Spool.Next {
+		return false
+	}
+	for _, name := range append(peerNames(h), "hub") {
+		out, _ := exec.CommandContext(ctx, filepath.Join(h.Bin, "vitalpeer"), "status", "--json", "--data", h.Data(name)).Output() // its exit status is that of its conditions
+		var st struct {
+			Boxes []struct{ Records uint64 } `json:"boxes"`
+		}
+		if json.Unmarshal(out, &st) != nil || len(st.Boxes) != 1 || st.Boxes[0].Records < box.Spool.Next {
+			return false
+		}
+	}
+	return true
+}
+
+// stop ends all programs. A box whose TPM was killed may say so at its end: everything is signed by then.
+func (c *command) stop(h *hospital.Hospital, w *wrecker) error {
+	err := h.Gateway.Stop(20 * time.Second)
+	if err != nil && w.counts["TPM killed"] > 0 && strings.Contains(h.Gateway.Log(1000), "cannot shut the TPM down") {
+		err = nil
+	}
+	for _, p := range h.Peers {
+		err = errors.Join(err, p.Stop(20*time.Second))
+	}
+	err = errors.Join(err, h.Hub.Stop(20*time.Second))
+	if err != nil {
+		return fmt.Errorf("a program did not stop in order: %w; box:\n%s", err, h.Gateway.Log(2000))
+	}
+	if out, err := h.Run(context.Background(), "vitalgate", "fsck", h.Data("gw1/data")); err != nil {
+		return fmt.Errorf("the box's log is not whole: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// verdict is what became of the messages.
+type verdict struct {
+	acknowledged int
+	unanswered   int // kept, though the monitor never heard so; it may be none
+	peers        []peerVerdict
+}
+
+type peerVerdict struct {
+	name                         string
+	records, verified            int // of the log; messages that were acknowledged and are there
+	lost, doubled, order, differ int
+	quarantined                  int
+}
+
+// count reads the verified copy of every peer.
+func count(ctx context.Context, h *hospital.Hospital, acked *hospital.Acknowledged, all []*hospital.Sender) (v verdict, err error) {
+	v.acknowledged = acked.Count()
+	first := map[uint64]string{} // leaf by index, of the hub: every copy must be the same
+	for _, name := range append([]string{"hub"}, peerNames(h)...) {
+		p := peerVerdict{name: name}
+		seen := map[int]int{}
+		next := uint64(0)
+		err := h.Tail(ctx, name, false, func(r hospital.Record) {
+			p.records++
+			if r.Index < next {
+				p.order++
+			}
+			next = r.Index + 1
+			id := fmt.Sprintf("%s %x", r.Kind, sha256.Sum256(r.Bundle))
+			if known, ok := first[r.Index]; ok && known != id {
+				p.differ++
+			} else if name == "hub" {
+				first[r.Index] = id
+			}
+			if n := hospital.NumberOf(r.Bundle); n >= 0 {
+				seen[n]++
+			}
+		})
+		if err != nil {
+			return v, fmt.Errorf("cannot read the copy of %s: %w", name, err)
+		}
+		for _, s := range all {
+			for n := s.From; n < s.Begun(); n++ {
+				switch {
+				case acked.Has(n) && seen[n] == 0:
+					p.lost++
+				case acked.Has(n):
+					p.verified++
+				}
+				p.doubled += max(0, seen[n]-1)
+			}
+		}
+		if p.quarantined, err = h.Quarantined(name); err != nil {
+			return v, err
+		}
+		if out, err := h.Run(ctx, "vitalpeer", "verify", "--data", h.Data(name)); err != nil {
+			return v, fmt.Errorf("the copy of %s does not verify: %w\n%s", name, err, out)
+		}
+		v.peers = append(v.peers, p)
+	}
+	return v, nil
+}
+
+func (v verdict) print(faults int, seed uint64) (ok bool) {
+	var lost, doubled, order, differ, quarantined int
+	for _, p := range v.peers {
+		fmt.Printf("%-6s %d records, %d of %d acknowledged messages verified, lost %d, doubled %d, out of order %d, quarantined %d\n",
+			p.name, p.records, p.verified, v.acknowledged, p.lost, p.doubled, p.order+p.differ, p.quarantined)
+		lost, doubled, order, differ, quarantined = lost+p.lost, doubled+p.doubled, order+p.order, differ+p.differ, quarantined+p.quarantined
+	}
+	fmt.Printf("seed %d: faults %d, acknowledged %d, lost %d, doubled %d, out of order %d, quarantined %d\n", seed, faults, v.acknowledged, lost, doubled, order+differ, quarantined)
+	return v.acknowledged > 0 && cmp.Or(lost, doubled, order, differ, quarantined) == 0
+}
+
+// print says how often what was broken.
+func (w *wrecker) print() {
+	for _, name := range slices.Sorted(maps.Keys(w.counts)) {
+		fmt.Printf("%6d %s\n", w.counts[name], name)
+	}
+}

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
+)
+
+// wrecker breaks one thing after another, up to atOnce at a time, and mends each.
+type wrecker struct {
+	h     *hospital.Hospital
+	dice  *rand.Rand // used by work alone
+	clock *clock
+	chip  *chip
+	disks map[string]*disk
+	said  bool
+
+	mu      sync.Mutex
+	free    sync.Cond // something is not busy any more
+	busy    map[string]bool
+	counts  map[string]int
+	backups map[string]string // by peer: where a copy of its data is
+	err     error
+}
+
+const atOnce = 4
+
+// fault is one thing to break: what is busy with it, and the breaking and mending itself.
+type fault struct {
+	kind   string
+	target string
+	do     func() error
+}
+
+// work breaks things until there have been so many, or for so long.
+func (w *wrecker) work(ctx context.Context, most int, long time.Duration) error {
+	var under sync.WaitGroup
+	defer under.Wait()
+	slots := make(chan struct{}, atOnce)
+	end := make(<-chan time.Time)
+	if long > 0 {
+		end = time.After(long)
+	}
+	for n := 0; most == 0 || n < most; n++ {
+		f := w.draw()
+		pause := time.Duration(w.dice.IntN(200)) * time.Millisecond
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end:
+			return nil
+		case slots <- struct{}{}:
+		}
+		w.mu.Lock()
+		for w.busy[f.target] {
+			w.free.Wait()
+		}
+		w.busy[f.target] = true
+		w.counts[f.kind]++
+		err := w.err
+		w.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if w.said {
+			fmt.Printf("%s %s: %s\n", time.Now().UTC().Format("15:04:05.000"), f.kind, f.target)
+		}
+		under.Go(func() {
+			err := f.do()
+			w.mu.Lock()
+			delete(w.busy, f.target)
+			w.err = errors.Join(w.err, err)
+			w.free.Broadcast()
+			w.mu.Unlock()
+			<-slots
+		})
+		time.Sleep(pause)
+	}
+	return nil
+}
+
+func (w *wrecker) total() (n int) {
+	for _, c := range w.counts {
+		n += c
+	}
+	return n
+}
+
+// draw takes the next fault from the seed.
+func (w *wrecker) draw() fault {
+	type choice struct {
+		weight int
+		make   func(long time.Duration) fault
+	}
+	peers := append([]*hospital.Process{w.h.Hub}, func() (all []*hospital.Process) {
+		for _, p := range w.h.Peers {
+			all = append(all, p.Process)
+		}
+		return all
+	}()...)
+	anyPeer := func() *hospital.Process { return peers[w.dice.IntN(len(peers))] }
+	wires := map[string]*hospital.Wire{}
+	var names []string
+	for _, p := range w.h.Peers {
+		if p.BoxWire != nil {
+			names, wires["box-"+p.Name] = append(names, "box-"+p.Name), p.BoxWire
+		}
+		names, wires[p.Name+"-hub"] = append(names, p.Name+"-hub"), p.HubWire
+	}
+	wire := func(kind string, mode hospital.Mode) func(time.Duration) fault {
+		return func(long time.Duration) fault {
+			name := names[w.dice.IntN(len(names))]
+			return fault{kind, name, func() error {
+				wires[name].Set(mode)
+				time.Sleep(long)
+				wires[name].Mend()
+				return nil
+			}}
+		}
+	}
+	choices := []choice{
+		{10, func(long time.Duration) fault { return w.kill(w.h.Gateway, long, false) }},
+		{12, func(long time.Duration) fault { return w.kill(anyPeer(), long, w.dice.IntN(4) == 0) }},
+		{4, func(long time.Duration) fault { return w.pause(w.h.Gateway, long) }},
+		{8, func(long time.Duration) fault { return w.pause(anyPeer(), long) }},
+		{12, wire("line cut", hospital.Severed)},
+		{8, wire("acknowledgements lost", hospital.BlackHole)},
+		{8, wire("line half open", hospital.HalfOpen)},
+		{8, wire("line slow", hospital.Slow)},
+		{8, func(long time.Duration) fault {
+			to := []time.Duration{0, time.Second, -time.Second, 10 * time.Minute, -10 * time.Minute, time.Hour, -time.Hour, 12 * time.Hour, -12 * time.Hour}[w.dice.IntN(9)]
+			return fault{"clock set", "clock", func() error { w.clock.set(to); time.Sleep(long); return nil }}
+		}},
+		{4, func(time.Duration) fault { return w.restore(anyPeer()) }},
+		{2, func(time.Duration) fault { return w.lose(anyPeer()) }},
+	}
+	if w.chip != nil {
+		choices = append(choices,
+			choice{4, func(time.Duration) fault { return fault{"TPM killed", "tpm", w.chip.kill} }},
+			choice{6, func(long time.Duration) fault {
+				return fault{"TPM slow", "tpm", func() error { return w.chip.while("slow", 2*long) }}
+			}},
+			choice{3, func(long time.Duration) fault {
+				return fault{"TPM hangs", "tpm", func() error { return w.chip.while("hang", long) }}
+			}})
+	}
+	full := []string{}
+	for _, name := range []string{"gw1/data", "ward1", "site1"} {
+		if w.disks[name] != nil {
+			full = append(full, name)
+		}
+	}
+	if len(full) > 0 {
+		choices = append(choices, choice{6, func(long time.Duration) fault {
+			name := full[w.dice.IntN(len(full))]
+			return fault{"disk full", "disk " + name, func() error { return w.disks[name].fill(long) }}
+		}})
+	}
+	sum := 0
+	for _, c := range choices {
+		sum += c.weight
+	}
+	long := time.Duration(100+w.dice.ExpFloat64()*700) * time.Millisecond
+	at := w.dice.IntN(sum)
+	for _, c := range choices {
+		if at -= c.weight; at < 0 {
+			return c.make(min(long, 6*time.Second))
+		}
+	}
+	panic("chaos: no choice")
+}
+
+func (w *wrecker) kill(p *hospital.Process, down time.Duration, backup bool) fault {
+	return fault{"kill -9 " + kindOf(p), p.Name, func() error {
+		p.Kill()
+		if backup {
+			if err := w.backup(p.Name); err != nil {
+				return err
+			}
+		}
+		time.Sleep(down)
+		return p.Start()
+	}}
+}
+
+func (w *wrecker) pause(p *hospital.Process, long time.Duration) fault {
+	return fault{"paused " + kindOf(p), p.Name, func() error {
+		p.Pause()
+		time.Sleep(long)
+		p.Resume()
+		return nil
+	}}
+}
+
+// kindOf is "box", "hub", "ward" or "site".
+func kindOf(p *hospital.Process) string {
+	if p.Name == "gw1" {
+		return "box"
+	}
+	return strings.TrimRight(p.Name, "0123456789")
+}
+
+// backup copies the data of a peer that is down.
+func (w *wrecker) backup(name string) error {
+	w.mu.Lock()
+	old := w.backups[name]
+	w.mu.Unlock()
+	if old != "" { // the older, the better
+		return nil
+	}
+	to := filepath.Join(w.h.Dir, "backup-"+name)
+	if err := copyTree(w.h.Data(name), to); err != nil {
+		return fmt.Errorf("cannot back up %s: %w", name, err)
+	}
+	w.mu.Lock()
+	w.backups[name] = to
+	w.mu.Unlock()
+	return nil
+}
+
+// restore sets a peer back to its backup, which it takes where there is none. The same backup may be put back again later.
+func (w *wrecker) restore(p *hospital.Process) fault {
+	return fault{"old backup put back", p.Name, func() error {
+		p.Kill()
+		w.mu.Lock()
+		from := w.backups[p.Name]
+		w.mu.Unlock()
+		if from == "" {
+			return errors.Join(w.backup(p.Name), p.Start())
+		}
+		if err := clearTree(w.h.Data(p.Name)); err != nil {
+			return err
+		}
+		if err := copyTree(from, w.h.Data(p.Name)); err != nil {
+			return fmt.Errorf("cannot restore %s: %w", p.Name, err)
+		}
+		return p.Start()
+	}}
+}
+
+// lose empties a peer's store of records, as when its disk was replaced; its identity is put back from a safe place.
+func (w *wrecker) lose(p *hospital.Process) fault {
+	return fault{"store lost", p.Name, func() error {
+		p.Kill()
+		if err := clearTree(filepath.Join(w.h.Data(p.Name), "store")); err != nil {
+			return err
+		}
+		return p.Start()
+	}}
+}
+
+// heal mends everything that may still be broken.
+func (w *wrecker) heal() error {
+	w.clock.set(0)
+	for _, p := range w.h.Peers {
+		if p.BoxWire != nil {
+			p.BoxWire.Mend()
+		}
+		p.HubWire.Mend()
+	}
+	return w.err
+}
+
+// clearTree removes what is in a folder, and leaves the folder, on which a disk may be mounted.
+func clearTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != hog {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
+}
+
+// copyTree copies folders and files with their modes, and leaves out sockets.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		at := filepath.Join(to, strings.TrimPrefix(path, from))
+		switch {
+		case d.IsDir():
+			return os.MkdirAll(at, info.Mode().Perm())
+		case !info.Mode().IsRegular() || d.Name() == hog:
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(at, b, info.Mode().Perm())
+	})
+}

@@ -232,7 +232,6 @@ func (c *command) stop(h *hospital.Hospital, w *wrecker) error {
 // verdict is what became of the messages.
 type verdict struct {
 	acknowledged int
-	unanswered   int // kept, though the monitor never heard so; it may be none
 	peers        []peerVerdict
 }
 

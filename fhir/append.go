@@ -240,6 +240,8 @@ func (e *Extension) append(b []byte) []byte {
 		b = text(b, "valueCode", e.Code)
 	case e.DateTime != "":
 		b = text(b, "valueDateTime", e.DateTime)
+	case e.Attachment != nil:
+		b = e.Attachment.append(key(b, "valueAttachment"))
 	default:
 		b = text(b, "valueString", e.String)
 	}
@@ -310,4 +312,87 @@ func (v *Value) append(b []byte) []byte {
 		return period(b, "valuePeriod", v.Period)
 	}
 	return text(b, "valueString", v.String)
+}
+
+// names appends Patient.name and the like.
+func names(b []byte, list []HumanName) []byte {
+	if len(list) == 0 {
+		return b
+	}
+	b = append(key(b, "name"), '[')
+	for i := range list {
+		n := &list[i]
+		b = append(comma(b), '{')
+		b = text(b, "use", n.Use)
+		b = text(b, "text", n.Text)
+		b = text(b, "family", n.Family)
+		b = words(b, "given", n.Given, n.Middle)
+		b = words(b, "prefix", n.Prefix)
+		b = words(b, "suffix", n.Suffix, n.Degree, n.Professional)
+		b = append(period(b, "period", n.Period), '}')
+	}
+	return append(b, ']')
+}
+
+// telecoms appends Patient.telecom and the like.
+func telecoms(b []byte, list []ContactPoint) []byte {
+	if len(list) == 0 {
+		return b
+	}
+	b = append(key(b, "telecom"), '[')
+	for i := range list {
+		t := &list[i]
+		b = append(comma(b), '{')
+		b = text(b, "system", t.System)
+		if t.System == "" && t.SystemAbsent != "" {
+			b = append(key(b, "_system"), '{')
+			b = append(absentExtension(b, t.SystemAbsent), '}')
+		}
+		b = text(b, "value", t.Value)
+		b = append(text(b, "use", t.Use), '}')
+	}
+	return append(b, ']')
+}
+
+// addresses appends Patient.address and the like.
+func addresses(b []byte, list []Address) []byte {
+	if len(list) == 0 {
+		return b
+	}
+	b = append(key(b, "address"), '[')
+	for i := range list {
+		a := &list[i]
+		b = append(comma(b), '{')
+		b = text(b, "use", a.Use)
+		b = text(b, "type", a.Type)
+		b = words(b, "line", a.Line[:]...)
+		b = text(b, "city", a.City)
+		b = text(b, "district", a.District)
+		b = text(b, "state", a.State)
+		b = text(b, "postalCode", a.PostalCode)
+		b = text(b, "country", a.Country)
+		b = append(period(b, "period", a.Period), '}')
+	}
+	return append(b, ']')
+}
+
+// references appends an array of references.
+func references(b []byte, name string, list []string) []byte {
+	if len(list) == 0 {
+		return b
+	}
+	b = append(key(b, name), '[')
+	for _, s := range list {
+		b = append(comma(b), '{')
+		b = append(text(b, "reference", s), '}')
+	}
+	return append(b, ']')
+}
+
+func (a *Attachment) append(b []byte) []byte {
+	b = append(b, '{')
+	b = text(b, "contentType", a.ContentType)
+	b = text(b, "data", a.Data)
+	b = text(b, "url", a.URL)
+	return append(b, '}')
 }

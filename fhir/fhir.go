@@ -50,7 +50,13 @@ type Period struct{ Start, End string }
 type Reference struct{ Reference, Display, Absent string }
 
 // Extension is a simple extension; exactly one of the values is set.
-type Extension struct{ URL, Code, String, DateTime string }
+type Extension struct {
+	URL, Code, String, DateTime string
+	Attachment                  *Attachment
+}
+
+// Attachment is a document, or the place of one. Data is base64.
+type Attachment struct{ ContentType, Data, URL string }
 
 // SampledData is a row of samples. Data holds decimals, "E", "U" and "L", separated by single blanks.
 type SampledData struct {
@@ -111,6 +117,7 @@ type Observation struct {
 	Value           Value
 	Absent          string // data-absent-reason code; never beside a value (obs-6)
 	Interpretation  []CodeableConcept
+	Performer       []string // references
 	Note            []string
 	BodySite        CodeableConcept
 	Method          CodeableConcept
@@ -120,13 +127,17 @@ type Observation struct {
 }
 
 // HumanName is a person's name as it was sent. Degree and Professional are further suffixes.
-type HumanName struct{ Use, Text, Family, Given, Middle, Prefix, Suffix, Degree, Professional string }
+type HumanName struct {
+	Use, Text, Family, Given, Middle, Prefix, Suffix, Degree, Professional string
+	Period                                                                 Period
+}
 
 // Address is a postal address as it was sent.
 type Address struct {
 	Use, Type                                  string
-	Line                                       [4]string
+	Line                                       [5]string
 	City, District, State, PostalCode, Country string
+	Period                                     Period
 }
 
 // ContactPoint is a way to reach a person. System is a code of contact-point-system; SystemAbsent, if set, says by a
@@ -153,13 +164,55 @@ type Patient struct {
 
 // Encounter is the patient's stay. Status is a code of encounter-status; a Class without Code is said to be unknown.
 type Encounter struct {
+	ID          string
+	Identifier  []Identifier
+	Status      string
+	Class       Coding
+	Subject     string // reference
+	Participant []Participant
+	Period      Period
+	Location    [2]EncounterLocation
+}
+
+// Participant is a person of a stay: what part of it, and a reference.
+type Participant struct {
+	Type             Coding
+	Text, Individual string
+}
+
+// Practitioner is a person who cares for the patient.
+type Practitioner struct {
 	ID         string
 	Identifier []Identifier
-	Status     string
-	Class      Coding
-	Subject    string // reference
-	Period     Period
-	Location   [2]EncounterLocation
+	Name       []HumanName
+}
+
+// PractitionerRole says as what a person acts. Practitioner and Organization are references, either may be empty.
+type PractitionerRole struct {
+	ID, Practitioner, Organization string
+	Code                           Coding
+}
+
+// Organization is an institution.
+type Organization struct {
+	ID         string
+	Identifier []Identifier
+	Name       string
+	Address    []Address
+}
+
+// RelatedPerson is one of the patient's own people. Patient is a reference.
+type RelatedPerson struct {
+	ID           string
+	Identifier   []Identifier
+	Patient      string
+	Relationship []CodeableConcept
+	Name         []HumanName
+	Telecom      []ContactPoint
+	Gender       string
+	BirthDate    string
+	Address      []Address
+	Period       Period
 }
 
 // EncounterLocation is where a patient is or was during a stay.
@@ -189,7 +242,10 @@ type DeviceMetric struct {
 }
 
 // Location is the bed. Physical is a code of location-physical-type ("bd") or "".
-type Location struct{ ID, Name, Physical, Description string }
+type Location struct {
+	ID, Name, Physical, Description string
+	Identifier                      Identifier
+}
 
 // Provenance says from which message the resources were made, when and by what.
 type Provenance struct {

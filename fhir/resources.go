@@ -52,6 +52,7 @@ func (o *Observation) Append(b []byte) []byte {
 		}
 		b = append(b, ']', '}')
 	}
+	b = references(b, "performer", o.Performer)
 	b = o.Value.append(b)
 	b = absentReason(b, o.Absent)
 	b = concepts(b, "interpretation", o.Interpretation)
@@ -97,36 +98,8 @@ func (p *Patient) Append(b []byte) []byte {
 	if p.Inactive {
 		b = append(key(b, "active"), "false"...)
 	}
-	if len(p.Name) > 0 {
-		b = append(key(b, "name"), '[')
-		for i := range p.Name {
-			n := &p.Name[i]
-			b = append(comma(b), '{')
-			b = text(b, "use", n.Use)
-			b = text(b, "text", n.Text)
-			b = text(b, "family", n.Family)
-			b = words(b, "given", n.Given, n.Middle)
-			b = words(b, "prefix", n.Prefix)
-			b = words(b, "suffix", n.Suffix, n.Degree, n.Professional)
-			b = append(b, '}')
-		}
-		b = append(b, ']')
-	}
-	if len(p.Telecom) > 0 {
-		b = append(key(b, "telecom"), '[')
-		for i := range p.Telecom {
-			t := &p.Telecom[i]
-			b = append(comma(b), '{')
-			b = text(b, "system", t.System)
-			if t.System == "" && t.SystemAbsent != "" {
-				b = append(key(b, "_system"), '{')
-				b = append(absentExtension(b, t.SystemAbsent), '}')
-			}
-			b = text(b, "value", t.Value)
-			b = append(text(b, "use", t.Use), '}')
-		}
-		b = append(b, ']')
-	}
+	b = names(b, p.Name)
+	b = telecoms(b, p.Telecom)
 	b = text(b, "gender", p.Gender)
 	b = text(b, "birthDate", p.BirthDate)
 	if p.BirthDate != "" && p.BirthTime != "" {
@@ -140,22 +113,7 @@ func (p *Patient) Append(b []byte) []byte {
 	default:
 		b = text(b, "deceasedDateTime", p.Deceased)
 	}
-	if len(p.Address) > 0 {
-		b = append(key(b, "address"), '[')
-		for i := range p.Address {
-			a := &p.Address[i]
-			b = append(comma(b), '{')
-			b = text(b, "use", a.Use)
-			b = text(b, "type", a.Type)
-			b = words(b, "line", a.Line[:]...)
-			b = text(b, "city", a.City)
-			b = text(b, "district", a.District)
-			b = text(b, "state", a.State)
-			b = text(b, "postalCode", a.PostalCode)
-			b = append(text(b, "country", a.Country), '}')
-		}
-		b = append(b, ']')
-	}
+	b = addresses(b, p.Address)
 	if p.Link.Other != "" {
 		b = append(key(b, "link"), '[', '{')
 		b = reference(b, "other", &Reference{Reference: p.Link.Other})
@@ -195,6 +153,19 @@ func (e *Encounter) Append(b []byte) []byte {
 		b = append(absentExtension(append(b, '{'), "unknown"), '}')
 	}
 	b = reference(b, "subject", &Reference{Reference: e.Subject})
+	if len(e.Participant) > 0 {
+		b = append(key(b, "participant"), '[')
+		for i := range e.Participant {
+			p := &e.Participant[i]
+			b = append(comma(b), '{')
+			b = append(key(b, "type"), '[', '{')
+			b = append(key(b, "coding"), '[')
+			b = append(p.Type.append(b), ']')
+			b = append(text(b, "text", p.Text), '}', ']')
+			b = append(reference(b, "individual", &Reference{Reference: p.Individual}), '}')
+		}
+		b = append(b, ']')
+	}
 	b = period(b, "period", e.Period)
 	if e.Location[0].Location != "" {
 		b = append(key(b, "location"), '[')
@@ -209,6 +180,45 @@ func (e *Encounter) Append(b []byte) []byte {
 		b = append(b, ']')
 	}
 	return append(b, '}')
+}
+
+// Append adds the Practitioner's JSON.
+func (p *Practitioner) Append(b []byte) []byte {
+	b = begin(b, "Practitioner", p.ID)
+	b = identifiers(b, p.Identifier)
+	return append(names(b, p.Name), '}')
+}
+
+// Append adds the PractitionerRole's JSON.
+func (r *PractitionerRole) Append(b []byte) []byte {
+	b = begin(b, "PractitionerRole", r.ID)
+	b = reference(b, "practitioner", &Reference{Reference: r.Practitioner})
+	b = reference(b, "organization", &Reference{Reference: r.Organization})
+	b = append(key(b, "code"), '[', '{')
+	b = append(key(b, "coding"), '[')
+	return append(r.Code.append(b), ']', '}', ']', '}')
+}
+
+// Append adds the Organization's JSON.
+func (o *Organization) Append(b []byte) []byte {
+	b = begin(b, "Organization", o.ID)
+	b = identifiers(b, o.Identifier)
+	b = text(b, "name", o.Name)
+	return append(addresses(b, o.Address), '}')
+}
+
+// Append adds the RelatedPerson's JSON.
+func (p *RelatedPerson) Append(b []byte) []byte {
+	b = begin(b, "RelatedPerson", p.ID)
+	b = identifiers(b, p.Identifier)
+	b = reference(b, "patient", &Reference{Reference: p.Patient})
+	b = concepts(b, "relationship", p.Relationship)
+	b = names(b, p.Name)
+	b = telecoms(b, p.Telecom)
+	b = text(b, "gender", p.Gender)
+	b = text(b, "birthDate", p.BirthDate)
+	b = addresses(b, p.Address)
+	return append(period(b, "period", p.Period), '}')
 }
 
 // Append adds the Device's JSON.
@@ -260,6 +270,10 @@ func (d *DeviceMetric) Append(b []byte) []byte {
 // Append adds the Location's JSON.
 func (l *Location) Append(b []byte) []byte {
 	b = begin(b, "Location", l.ID)
+	if l.Identifier.Value != "" {
+		b = append(key(b, "identifier"), '[')
+		b = append(l.Identifier.append(b), ']')
+	}
 	b = text(b, "name", l.Name)
 	b = text(b, "description", l.Description)
 	if l.Physical != "" {

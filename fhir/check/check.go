@@ -8,6 +8,7 @@ package check
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -280,6 +281,11 @@ func (c *checker) bundle(root node) {
 			if !r.has("class") {
 				c.add(at, "has no class")
 			}
+			for _, n := range r.list("participant") {
+				if p := n.object(); !p.has("type") && !p.has("individual") {
+					c.add(at+".participant", "has neither type nor individual (enc-1)")
+				}
+			}
 			for _, n := range r.list("location") {
 				if !n.object().has("location") {
 					c.add(at+".location", "names no location")
@@ -290,6 +296,21 @@ func (c *checker) bundle(root node) {
 			c.enum(at+".category", r.str("category"), "measurement", "setting", "calculation", "unspecified")
 			if !r.has("type") {
 				c.add(at, "has no type")
+			}
+		case "RelatedPerson":
+			if !r.has("patient") {
+				c.add(at, "names no patient")
+			}
+			if r.has("gender") {
+				c.enum(at+".gender", r.str("gender"), "male", "female", "other", "unknown")
+			}
+		case "PractitionerRole":
+			if !r.has("practitioner") && !r.has("organization") {
+				c.add(at, "names nobody")
+			}
+		case "Organization":
+			if !r.has("name") && !r.has("identifier") {
+				c.add(at, "has neither name nor identifier (org-1)")
 			}
 		case "Device":
 			for _, n := range r.list("deviceName") {
@@ -323,6 +344,14 @@ func (c *checker) walk(at string, n node, key string) {
 	}
 	if key == "coding" || key == "security" {
 		c.coding(at, o)
+	}
+	if key == "valueAttachment" && o.has("data") {
+		if !o.has("contentType") {
+			c.add(at, "is an attachment with data of no type (att-1)")
+		}
+		if _, err := base64.StdEncoding.DecodeString(o.str("data")); err != nil {
+			c.add(at+".data", "is no base64")
+		}
 	}
 	if key == "identifier" && o.str("value") == "" {
 		c.add(at, "is an identifier without a value")

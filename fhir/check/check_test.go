@@ -48,6 +48,8 @@ func TestEachRuleCatches(t *testing.T) {
 		"LOINC check digit":       {`"code":"8480-6"`, `"code":"8480-7"`, "check digit"},
 		"MDC code":                {`"147842"`, `"MDC_ECG"`, "MDC code"},
 		"UCUM":                    {`{"low":{"value":50,"unit":"/min","system":"http://unitsofmeasure.org","code":"/min"}}`, `{"low":{"value":50,"unit":"x","system":"http://unitsofmeasure.org","code":"bpm"}}`, "UCUM"},
+		"att-1":                   {`"gender":"female",`, `"gender":"female","extension":[{"url":"x","valueAttachment":{"data":"AAAA"}}],`, "att-1"},
+		"base64":                  {`"gender":"female",`, `"gender":"female","extension":[{"url":"x","valueAttachment":{"contentType":"a/b","data":"A-AA"}}],`, "base64"},
 		"not JSON":                {`{"resourceType":"Bundle",`, `{resourceType:"Bundle",`, "JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {

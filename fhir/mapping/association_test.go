@@ -103,7 +103,7 @@ func TestAssociationIsTraced(t *testing.T) {
 		t.Error("message 103 and the vitals after it have different patients")
 	}
 	for _, i := range []int{1, 3} {
-		if !bytes.Contains(all[i].Bundle, []byte(`"name":"ICU"`)) {
+		if !bytes.Contains(all[i].Bundle, []byte(`"name":"ICU 1"`)) {
 			t.Errorf("message %d does not stand at the bed that 103 named", i+1)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // capabilityDate is when the statement was last changed.
-const capabilityDate = "2026-11-21"
+const capabilityDate = "2026-11-29"
 
 // emitted are the resource types of a Bundle, in the order of the statement.
 var emitted = [...]struct{ typ, documentation string }{
@@ -18,8 +18,12 @@ var emitted = [...]struct{ typ, documentation string }{
 	{"Location", "The bed, by point of care, room and bed."},
 	{"Observation", "A measurement, a waveform, an alert or a setting. Only what is judged to be that measurement stands under a standard code; all else stands under a local one."},
 	{"OperationOutcome", "Why a message could not be converted (HL7 table 0357)."},
+	{"Organization", "Who performed a measurement, where OBX-23 names it."},
 	{"Patient", "The person that a message names. An unknown patient is none."},
+	{"Practitioner", "A person of a stay (PV1-7, 8, 9, 17, 52) or of a measurement (OBX-16, OBX-25)."},
+	{"PractitionerRole", "As what a person observed or answers for a measurement."},
 	{"Provenance", "From which message the resources were made, by which box and dialect, and when it arrived."},
+	{"RelatedPerson", "The next of kin and others of NK1."},
 }
 
 // AppendCapabilityStatement appends a FHIR R4 CapabilityStatement: the resources that this version of vitalgate makes and the

@@ -19,45 +19,52 @@ type Converter struct {
 	d *Dialect
 
 	// Of the message at hand. Strings in these point into arena and die at the next Convert.
-	m            *hl7.Message
-	at           *Context
-	kind         string
-	results      bool // the rows of the message may be measurements
-	test         bool // MSH-11 says debugging or training
-	reportsAlert bool // the message reports alerts in rows of their own
-	says         says // what the message is to its line's association
-	inherits     bool // the message takes its patient from the line
-	zone         zone
-	arena        []byte
-	key          []byte // scratch of table look-ups and of identities
-	rows         []row
-	groups       []group
-	panels       []panel
-	patients     []patient
-	devices      []device
-	nodes        []node
-	scopes       []scope
-	metrics      []metric
-	location     fhir.Location
-	prior        fhir.Location // PV1-6
-	encounter    fhir.Encounter
-	places       bool  // the message names several, so that none is the place of its devices
-	stays        int32 // patient of the encounter
-	merged       []patient
-	notes        []string
-	rowOpen      bool // the last OBX became a row
-	byKey        map[uint64]int32
-	codings      []fhir.Coding
-	concepts     []fhir.CodeableConcept
-	ids          []fhir.Identifier
-	names        []fhir.HumanName
-	telecom      []fhir.ContactPoint
-	address      []fhir.Address
-	targets      []string
-	times        timeCache
-	component    [3]fhir.Component
-	components   []fhir.Component
-	observe      fhir.Observation
+	m             *hl7.Message
+	at            *Context
+	kind          string
+	results       bool // the rows of the message may be measurements
+	test          bool // MSH-11 says debugging or training
+	untyped       bool // MSH-9 is no type
+	reportsAlert  bool // the message reports alerts in rows of their own
+	says          says // what the message is to its line's association
+	inherits      bool // the message takes its patient from the line
+	zone          zone
+	arena         []byte
+	key           []byte // scratch of table look-ups and of identities
+	rows          []row
+	groups        []group
+	panels        []panel
+	patients      []patient
+	devices       []device
+	nodes         []node
+	scopes        []scope
+	metrics       []metric
+	location      fhir.Location
+	prior         fhir.Location // PV1-6
+	encounter     fhir.Encounter
+	places        bool  // the message names several, so that none is the place of its devices
+	stays         int32 // patient of the encounter
+	merged        []patient
+	related       []fhir.RelatedPerson
+	practitioners []fhir.Practitioner
+	roles         []fhir.PractitionerRole
+	organizations []fhir.Organization
+	participant   []fhir.Participant
+	performers    []string
+	notes         []string
+	rowOpen       bool // the last OBX became a row
+	byKey         map[uint64]int32
+	codings       []fhir.Coding
+	concepts      []fhir.CodeableConcept
+	ids           []fhir.Identifier
+	names         []fhir.HumanName
+	telecom       []fhir.ContactPoint
+	address       []fhir.Address
+	targets       []string
+	times         timeCache
+	component     [3]fhir.Component
+	components    []fhir.Component
+	observe       fhir.Observation
 
 	out    []byte
 	any    bool // an entry was written
@@ -160,6 +167,7 @@ func (c *Converter) Convert(m *hl7.Message, at Context) (Result, error) {
 	c.kind = c.kindOf(typ, trigger)
 	// Rows of admissions, orders and the like are entries by people, not measurements.
 	c.results = (typ == "ORU" || typ == "ORF" || typ == "OUL") && c.kind != KindADT && c.kind != KindOther
+	c.untyped = !isMessageType(typ)
 	c.reportsAlert = typ == "ORU" && trigger == "R40" // IHE PCD-04
 	c.says = c.d.saysOf(m, typ, trigger)
 	if typ == "ADT" {
@@ -183,6 +191,8 @@ func (c *Converter) reset(m *hl7.Message, at *Context) {
 	c.telecom, c.address = c.telecom[:0], c.address[:0]
 	c.location, c.prior, c.encounter = fhir.Location{}, fhir.Location{}, fhir.Encounter{}
 	c.merged, c.notes = c.merged[:0], c.notes[:0]
+	c.related, c.practitioners, c.roles, c.organizations = c.related[:0], c.practitioners[:0], c.roles[:0], c.organizations[:0]
+	c.participant, c.performers = c.participant[:0], c.performers[:0]
 	c.places = false
 	c.times.valid = false
 	c.any = false
@@ -194,6 +204,16 @@ func (c *Converter) reset(m *hl7.Message, at *Context) {
 		c.test = true
 	}
 	c.zone = c.zoneOf(header.Field(7))
+}
+
+// isMessageType says whether s has the form of a code of HL7 table 0076.
+func isMessageType(s string) bool {
+	for i := range len(s) {
+		if (s[i] < 'A' || s[i] > 'Z') && (s[i] < '0' || s[i] > '9') {
+			return false
+		}
+	}
+	return len(s) == 3
 }
 
 // kindOf names the kind of message: by the dialect's rules, else by its type.
@@ -232,6 +252,8 @@ func (c *Converter) readSegments(trigger string) {
 		case "PV1":
 			c.readLocation(s)
 			c.readEncounter(s, currentPatient, trigger)
+		case "NK1":
+			c.readRelated(s, currentPatient)
 		case "MRG":
 			c.readMerge(s, currentPatient)
 		case "NTE":
@@ -253,7 +275,7 @@ func (c *Converter) readSegments(trigger string) {
 		c.location = fhir.Location{Name: c.at.Bed, Physical: "bd"}
 	}
 	if c.location.Name != "" {
-		c.location.ID = c.uuid("location", c.at.Box, c.location.Name)
+		c.location.ID = c.uuid("location", c.at.Box, c.location.Name, c.location.Identifier.Value)
 	}
 }
 
@@ -278,6 +300,7 @@ func (c *Converter) write(typ, trigger string) {
 		c.writePatient(&c.patients[i])
 	}
 	c.writeMerged()
+	c.writePeople()
 	c.writeDevices()
 	c.writeEncounter()
 	for i := range c.rows {
@@ -314,7 +337,9 @@ func (c *Converter) write(typ, trigger string) {
 			c.r.Kind = KindOther
 		}
 	case "":
-		c.r.Kind = c.kindByRows()
+		if c.r.Kind = c.kindByRows(); c.untyped {
+			c.r.Kind = KindOther
+		}
 	}
 	c.r.Patient = c.associationKey()
 }

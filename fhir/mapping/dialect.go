@@ -44,6 +44,8 @@ type Dialect struct {
 	sentinels []float64
 	knownOnly bool // sentinels hold for known codes only
 	bed       path
+	bedNumber path // what makes a bed of the name in bed, where that is a ward's
+	bedID     path
 	noBed     bool
 	messages  []messageRule
 	rows      []rowRule
@@ -215,8 +217,10 @@ type dialectFile struct {
 	} `toml:"values"`
 	Units map[string]string `toml:"units"`
 	Bed   struct {
-		Field string `toml:"field"`
-		None  bool   `toml:"none"`
+		Field  string `toml:"field"`
+		Number string `toml:"number"`
+		ID     string `toml:"id"`
+		None   bool   `toml:"none"`
 	} `toml:"bed"`
 	Dedup struct {
 		Key []string `toml:"key"`
@@ -347,9 +351,18 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 		}
 		d.units[u.dimension] = u
 	}
-	if f.Bed.Field != "" {
-		if d.bed, err = parsePath(f.Bed.Field); err != nil {
+	for _, at := range []struct {
+		text string
+		to   *path
+	}{{f.Bed.Field, &d.bed}, {f.Bed.Number, &d.bedNumber}, {f.Bed.ID, &d.bedID}} {
+		if at.text == "" {
+			continue
+		}
+		if *at.to, err = parsePath(at.text); err != nil {
 			return nil, err
+		}
+		if at.to.segment != "PV1" {
+			return nil, fmt.Errorf("bed is in %s: want a PV1 field", at.text)
 		}
 	}
 	for _, r := range f.Message {

@@ -76,7 +76,7 @@ func (c *Converter) dropSentinels() {
 	absent := false
 	for i := range c.rows {
 		r := &c.rows[i]
-		if r.value.Empty() {
+		if !r.hasValue() {
 			absent = true
 		} else if !r.gone {
 			c.byKey[c.sameness(r)] = int32(i)
@@ -87,7 +87,7 @@ func (c *Converter) dropSentinels() {
 	}
 	for i := range c.rows {
 		r := &c.rows[i]
-		if !r.value.Empty() || r.gone {
+		if r.hasValue() || r.gone {
 			continue
 		}
 		if k, ok := c.byKey[c.sameness(r)]; ok {
@@ -312,7 +312,7 @@ func (c *Converter) writeRow(i int32) {
 	if f := r.segment.Field(21); !f.Empty() { // v2-to-FHIR IG, OBX-21
 		o.Identifier = fhir.Identifier{TypeCode: "FILL", Value: c.part(f.Comp(1)), System: c.universal(c.text(f.Comp(3)), c.text(f.Comp(4))), Assigner: c.part(f.Comp(2))}
 	}
-	o.Note = c.notes[r.notes[0]:r.notes[1]]
+	o.Note, o.Performer = c.notes[r.notes[0]:r.notes[1]], r.performers
 	if c.encounter.ID != "" && r.patient == c.stays {
 		o.Encounter.Reference = c.urn(c.encounter.ID)
 	}
@@ -329,7 +329,7 @@ func (c *Converter) writeRow(i int32) {
 		o.Note = c.notes[first:len(c.notes):len(c.notes)]
 	} else {
 		o.Value, o.Absent = r.value, r.absent
-		if !o.Value.Empty() {
+		if r.hasValue() {
 			o.Absent = "" // obs-6
 		}
 		o.Interpretation = c.interpretation(r)
@@ -348,7 +348,7 @@ func (c *Converter) writeRow(i int32) {
 
 func (c *Converter) count(r *row) {
 	switch {
-	case r.value.Empty():
+	case !r.hasValue():
 		c.r.Absent++
 	case r.standard:
 		c.r.Charted++
@@ -432,6 +432,9 @@ func (c *Converter) remarks(ext []fhir.Extension, r *row) []fhir.Extension {
 	}
 	if x := (fhir.Extension{URL: extensionBasis, Code: r.unitBy}); r.unitBy != "" && !slices.Contains(ext, x) {
 		ext = append(ext, x)
+	}
+	if r.attached != nil {
+		ext = append(ext, fhir.Extension{URL: extensionAttachment, Attachment: r.attached})
 	}
 	if r.unitKept {
 		ext = append(ext, fhir.Extension{URL: extensionUnit, String: c.text(r.segment.Field(6))})

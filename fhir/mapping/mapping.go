@@ -88,36 +88,38 @@ type Event struct {
 
 // Codes of events.
 const (
-	EventCodeConflict    = "code-conflict"      // number and name are no known pair
-	EventCodeUnknown     = "code-unknown"       // neither number nor name is known
-	EventLabelDiffers    = "label-differs"      // a known number under an unusual label
-	EventUnitConflict    = "unit-conflict"      // number and text of the unit disagree
-	EventUnitUnknown     = "unit-unknown"       // unit not in the table
-	EventUnitMissing     = "unit-missing"       // none sent, and neither dialect nor configuration fixes it
-	EventUnitMisfit      = "unit-misfit"        // the unit's dimension does not fit the code
-	EventImplausible     = "implausible"        // physically impossible value
-	EventNotANumber      = "not-a-number"       // text where the code wants a number
-	EventNumberBent      = "number-form"        // the number was brought into a legal form
-	EventParts           = "value-parts"        // a value with components or repetitions that its type does not have
-	EventTest            = "test-data"          // OBX-8 DEMO or TEST, or MSH-11 of debugging or training
-	EventOrder           = "pressures-disorder" // systolic, mean and diastolic pressure contradict each other
-	EventLimits          = "limits-unreadable"  // OBX-7 is not used as limits
-	EventInvalid         = "flagged-invalid"    // OBX-8 INV beside a value
-	EventStatus          = "result-status"      // OBX-11 says that this is no result, beside a value
-	EventSetting         = "setting"            // a setting or configuration row
-	EventAlertValue      = "value-in-alert"     // a measurement's code in the message of an alert
-	EventSentinelDropped = "sentinel-beside"    // a "no value" row beside a good one of the same measurement
-	EventSampleRate      = "samples-unreadable" // samples without rate or in an unreadable form, kept as text
-	EventTimeBad         = "time-unreadable"    // a time that cannot be read
-	EventTimeMissing     = "time-missing"       // no time at all
-	EventTimeMessage     = "time-of-message"    // MSH-7 taken as the time of observation
-	EventTimeArrival     = "time-of-arrival"    // arrival taken as the time of observation
-	EventZoneUnknown     = "zone-unknown"       // a time without offset, no zone configured: date only
-	EventPatients        = "several-patients"   // more than one patient in the message
-	EventPlaces          = "several-places"     // more than one bed in the message
-	EventPatientField    = "patient-field"      // a PID field that cannot be used
-	EventAssociation     = "association-ended"  // what the message says of the patient ends what the line said before
-	EventTooMany         = "more-events"        // the list was cut
+	EventCodeConflict    = "code-conflict"       // number and name are no known pair
+	EventCodeUnknown     = "code-unknown"        // neither number nor name is known
+	EventLabelDiffers    = "label-differs"       // a known number under an unusual label
+	EventUnitConflict    = "unit-conflict"       // number and text of the unit disagree
+	EventUnitUnknown     = "unit-unknown"        // unit not in the table
+	EventUnitMissing     = "unit-missing"        // none sent, and neither dialect nor configuration fixes it
+	EventUnitMisfit      = "unit-misfit"         // the unit's dimension does not fit the code
+	EventImplausible     = "implausible"         // physically impossible value
+	EventNotANumber      = "not-a-number"        // text where the code wants a number
+	EventNumberBent      = "number-form"         // the number was brought into a legal form
+	EventMessageType     = "message-type"        // MSH-9 does not say what the message is
+	EventDocument        = "document-unreadable" // the data of an ED is not in the encoding that it names
+	EventParts           = "value-parts"         // a value with components or repetitions that its type does not have
+	EventTest            = "test-data"           // OBX-8 DEMO or TEST, or MSH-11 of debugging or training
+	EventOrder           = "pressures-disorder"  // systolic, mean and diastolic pressure contradict each other
+	EventLimits          = "limits-unreadable"   // OBX-7 is not used as limits
+	EventInvalid         = "flagged-invalid"     // OBX-8 INV beside a value
+	EventStatus          = "result-status"       // OBX-11 says that this is no result, beside a value
+	EventSetting         = "setting"             // a setting or configuration row
+	EventAlertValue      = "value-in-alert"      // a measurement's code in the message of an alert
+	EventSentinelDropped = "sentinel-beside"     // a "no value" row beside a good one of the same measurement
+	EventSampleRate      = "samples-unreadable"  // samples without rate or in an unreadable form, kept as text
+	EventTimeBad         = "time-unreadable"     // a time that cannot be read
+	EventTimeMissing     = "time-missing"        // no time at all
+	EventTimeMessage     = "time-of-message"     // MSH-7 taken as the time of observation
+	EventTimeArrival     = "time-of-arrival"     // arrival taken as the time of observation
+	EventZoneUnknown     = "zone-unknown"        // a time without offset, no zone configured: date only
+	EventPatients        = "several-patients"    // more than one patient in the message
+	EventPlaces          = "several-places"      // more than one bed in the message
+	EventPatientField    = "patient-field"       // a PID field that cannot be used
+	EventAssociation     = "association-ended"   // what the message says of the patient ends what the line said before
+	EventTooMany         = "more-events"         // the list was cut
 )
 
 // maxEvents bounds the events of one message.
@@ -130,7 +132,9 @@ const (
 	extensionTime    = extensionBase + "time-basis" // how the effective time was found, where the row does not state it
 	extensionFinding = extensionBase + "finding"    // code of an Event about the row
 	extensionBasis   = extensionBase + "unit-basis" // who fixed the unit, where the row does not state it: a unitBasis constant
-	extensionUnit    = extensionBase + "unit"       // OBX-6 as sent, where the value cannot carry it
+	// The value of R5 that R4 has no place for (v2-to-FHIR IG, OBX-5 of type ED or RP).
+	extensionAttachment = "http://hl7.org/fhir/5.0/StructureDefinition/extension-Observation.valueAttachment"
+	extensionUnit       = extensionBase + "unit" // OBX-6 as sent, where the value cannot carry it
 )
 
 // systemKind is the code system of Observation.category for rows that are no measurements.

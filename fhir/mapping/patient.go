@@ -42,7 +42,7 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 	firstName := len(c.names)
 	for _, field := range [...]int{5, 9} {
 		for f, r := s.Field(field), 1; r <= f.Reps() && r <= maxRepetitions; r++ {
-			if n, ok := c.nameXPN(f.Rep(r)); ok {
+			if n, ok := c.nameXPN(s, field, f.Rep(r)); ok {
 				c.names = append(c.names, n)
 			}
 		}
@@ -63,7 +63,11 @@ func (c *Converter) readPatient(s hl7.Segment) int32 {
 		}
 	}
 	p.dead = c.deceased(s)
-	p.telecom, p.address = c.telecoms(s), c.addresses(s)
+	p.telecom = c.telecoms(s, 13, 14, 40)
+	p.address = c.addresses(s, 11)
+	if f := s.Field(11); f.Reps() == 1 && len(p.address) == 1 && p.address[0].District == "" {
+		p.address[0].District = c.part(s.Field(12).Comp(1)) // v2-to-FHIR IG, PID-12
+	}
 	if len(p.ids) > 0 {
 		id := p.ids[0]
 		p.key = c.join(id.System, "|", id.Assigner, "|", id.Value)
@@ -113,8 +117,13 @@ func contains(ids []fhir.Identifier, id fhir.Identifier) bool {
 	return false
 }
 
-// identifierCX reads v, a CX in that field (v2-to-FHIR IG, CX[Identifier]).
+// identifierCX reads v, a CX of the patient in that field.
 func (c *Converter) identifierCX(s hl7.Segment, field int, v hl7.Value) (fhir.Identifier, bool) {
+	return c.identifierOf(s, field, v, c.at.PatientSystem)
+}
+
+// identifierOf reads v, a CX (v2-to-FHIR IG, CX[Identifier]); system is that of a number whose authority has no universal id.
+func (c *Converter) identifierOf(s hl7.Segment, field int, v hl7.Value, system string) (fhir.Identifier, bool) {
 	value := c.text(v.Comp(1))
 	if value == "" || value == `""` {
 		return fhir.Identifier{}, false
@@ -124,7 +133,7 @@ func (c *Converter) identifierCX(s hl7.Segment, field int, v hl7.Value) (fhir.Id
 	id.Assigner = c.text(authority.Sub(1))
 	id.System = c.universal(c.text(authority.Sub(2)), c.text(authority.Sub(3)))
 	if id.System == "" {
-		id.System = c.at.PatientSystem
+		id.System = system
 	}
 	if code := c.text(v.Comp(5)); isCode(code) {
 		id.TypeCode = code
@@ -178,7 +187,7 @@ func isOID(s string) bool {
 }
 
 // nameXPN reads an XPN (v2-to-FHIR IG, XPN[HumanName]).
-func (c *Converter) nameXPN(v hl7.Value) (fhir.HumanName, bool) {
+func (c *Converter) nameXPN(s hl7.Segment, field int, v hl7.Value) (fhir.HumanName, bool) {
 	if v.Empty() || v.Null() {
 		return fhir.HumanName{}, false
 	}
@@ -193,59 +202,75 @@ func (c *Converter) nameXPN(v hl7.Value) (fhir.HumanName, bool) {
 	if n == (fhir.HumanName{}) {
 		return n, false
 	}
-	switch string(v.Comp(7).Raw()) { // HL7 table 0200 (v2-to-FHIR IG, NameType)
-	case "L", "R":
-		n.Use = "official"
-	case "D":
-		n.Use = "usual"
-	case "MSK":
-		n.Use = "anonymous"
-	case "N":
-		n.Use = "nickname"
-	case "M":
-		n.Use = "maiden"
-	case "TEMP", "NAV":
-		n.Use = "temp"
-	case "BAD":
-		n.Use = "old"
+	n.Use = nameUse(v.Comp(7))
+	n.Period = c.validity(s, field, v.Comp(10).Sub(1), v.Comp(10).Sub(2))
+	if !v.Comp(12).Empty() || !v.Comp(13).Empty() {
+		n.Period = c.validity(s, field, v.Comp(12), v.Comp(13))
 	}
 	return n, true
 }
 
-// addresses reads PID-11 (v2-to-FHIR IG, XAD[Address]); PID-12 is the district where PID-11 names none.
-func (c *Converter) addresses(s hl7.Segment) []fhir.Address {
+// nameUse maps HL7 table 0200 (v2-to-FHIR IG, NameType).
+func nameUse(v hl7.Value) string {
+	switch string(v.Raw()) {
+	case "L", "R":
+		return "official"
+	case "D":
+		return "usual"
+	case "MSK":
+		return "anonymous"
+	case "N":
+		return "nickname"
+	case "M":
+		return "maiden"
+	case "TEMP", "NAV":
+		return "temp"
+	case "BAD":
+		return "old"
+	}
+	return ""
+}
+
+// addresses reads the XAD of some fields (v2-to-FHIR IG, XAD[Address]).
+func (c *Converter) addresses(s hl7.Segment, fields ...int) []fhir.Address {
 	first := len(c.address)
-	f := s.Field(11)
-	for r := 1; r <= f.Reps() && r <= maxRepetitions; r++ {
-		v := f.Rep(r)
-		a := fhir.Address{City: c.part(v.Comp(3)), State: c.part(v.Comp(4)), PostalCode: c.part(v.Comp(5)), Country: c.part(v.Comp(6)), District: c.part(v.Comp(9).Sub(1))}
-		for i := 1; i <= 3; i++ {
-			a.Line[i-1] = c.part(v.Comp(1).Sub(i))
+	for _, field := range fields {
+		f := s.Field(field)
+		for r := 1; r <= f.Reps() && r <= maxRepetitions; r++ {
+			c.addressXAD(s, field, f.Rep(r))
 		}
-		a.Line[3] = c.part(v.Comp(2))
-		if a.District == "" && f.Reps() == 1 {
-			a.District = c.part(s.Field(12).Comp(1))
-		}
-		if a == (fhir.Address{}) {
-			continue
-		}
-		switch string(v.Comp(7).Raw()) { // HL7 table 0190 (v2-to-FHIR IG, AddressType)
-		case "BA":
-			a.Use = "old"
-		case "BI":
-			a.Use = "billing"
-		case "C":
-			a.Use = "temp"
-		case "B", "O":
-			a.Use = "work"
-		case "H":
-			a.Use = "home"
-		case "M", "SH":
-			a.Type = "postal"
-		}
-		c.address = append(c.address, a)
 	}
 	return c.address[first:len(c.address):len(c.address)]
+}
+
+func (c *Converter) addressXAD(s hl7.Segment, field int, v hl7.Value) {
+	a := fhir.Address{City: c.part(v.Comp(3)), State: c.part(v.Comp(4)), PostalCode: c.part(v.Comp(5)), Country: c.part(v.Comp(6)), District: c.part(v.Comp(9).Sub(1))}
+	for i := 1; i <= 3; i++ {
+		a.Line[i-1] = c.part(v.Comp(1).Sub(i))
+	}
+	a.Line[3], a.Line[4] = c.part(v.Comp(2)), c.part(v.Comp(19))
+	if a == (fhir.Address{}) {
+		return
+	}
+	a.Period = c.validity(s, field, v.Comp(12).Sub(1), v.Comp(12).Sub(2))
+	if !v.Comp(13).Empty() || !v.Comp(14).Empty() {
+		a.Period = c.validity(s, field, v.Comp(13), v.Comp(14))
+	}
+	switch string(v.Comp(7).Raw()) { // HL7 table 0190 (v2-to-FHIR IG, AddressType)
+	case "BA":
+		a.Use = "old"
+	case "BI":
+		a.Use = "billing"
+	case "C":
+		a.Use = "temp"
+	case "B", "O":
+		a.Use = "work"
+	case "H":
+		a.Use = "home"
+	case "M", "SH":
+		a.Type = "postal"
+	}
+	c.address = append(c.address, a)
 }
 
 // part gives the text of v, "" for the null value.
@@ -256,10 +281,11 @@ func (c *Converter) part(v hl7.Value) string {
 	return c.text(v)
 }
 
-// telecoms reads PID-13, PID-14 and PID-40 (v2-to-FHIR IG, XTN[ContactPoint]).
-func (c *Converter) telecoms(s hl7.Segment) []fhir.ContactPoint {
+// telecoms reads the XTN of some fields (v2-to-FHIR IG, XTN[ContactPoint]): the first are of the home, the second of the work, unless
+// they say otherwise.
+func (c *Converter) telecoms(s hl7.Segment, fields ...int) []fhir.ContactPoint {
 	first := len(c.telecom)
-	for _, field := range [...]int{13, 14, 40} {
+	for i, field := range fields {
 		f := s.Field(field)
 		for r := 1; r <= f.Reps() && r <= maxRepetitions; r++ {
 			v := f.Rep(r)
@@ -295,9 +321,9 @@ func (c *Converter) telecoms(s hl7.Segment) []fhir.ContactPoint {
 				t.SystemAbsent = "unknown"
 			}
 			switch use := string(v.Comp(2).Raw()); { // HL7 table 0201
-			case use == "PRN", use == "" && field == 13 && t.Use == "":
+			case use == "PRN", use == "" && i == 0 && t.Use == "":
 				t.Use = "home"
-			case use == "WPN", use == "" && field == 14 && t.Use == "":
+			case use == "WPN", use == "" && i == 1 && t.Use == "":
 				t.Use = "work"
 			case use == "PRS":
 				t.Use = "mobile"
@@ -432,11 +458,25 @@ func (c *Converter) readLocation(s hl7.Segment) {
 	}
 	pl := s.Field(3)
 	bed := c.text(pl.Comp(3).Sub(1))
-	if c.d.bed.segment == "PV1" {
+	if c.d.bed.segment != "" {
 		bed = c.text(c.d.bed.in(s))
 	}
+	ward := false
+	if c.d.bedNumber.segment != "" && bed != "" {
+		if number := c.text(c.d.bedNumber.in(s)); number != "" && number != `""` {
+			bed = c.join(bed, " ", number)
+		} else {
+			ward = true
+		}
+	}
 	l := c.place(pl, bed)
-	if c.location.Name != "" && l.Name != "" && l.Name != c.location.Name {
+	if ward {
+		l.Physical = ""
+	}
+	if c.d.bedID.segment != "" && l.Name != "" {
+		l.Identifier.Value = c.part(c.d.bedID.in(s))
+	}
+	if c.location.Name != "" && l.Name != "" && (l.Name != c.location.Name || l.Identifier.Value != c.location.Identifier.Value) {
 		c.event(EventPlaces, s, 3, "the message names more than one bed: its devices are said to be at none")
 		c.location, c.places = fhir.Location{}, true
 		return
@@ -521,6 +561,7 @@ func (c *Converter) readEncounter(s hl7.Segment, patient int32, trigger string) 
 		e.Status, place = "finished", "completed"
 	}
 	e.Location[0].Status = place
+	e.Participant = c.participants(s)
 	if trigger != "" {
 		c.prior = c.place(s.Field(6), c.text(s.Field(6).Comp(3).Sub(1)))
 	}

@@ -1,6 +1,7 @@
 package mapping_test
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -123,5 +124,90 @@ func TestNotes(t *testing.T) {
 	}
 	if got["Observation 2[0].note[0].text"] == "" {
 		t.Error("the note is lost")
+	}
+}
+
+// Those who care for the patient, and his own people, stand as such (v2-to-FHIR IG, XCN and NK1); nobody is made of nothing.
+func TestPeople(t *testing.T) {
+	const person = "PID|1||4711^^^HOSP&1.2.3&ISO^MR||MUSTER^ERIKA\n"
+	adt := "MSH|^~\\&|HIS|H|||20260301093000||ADT^A01^ADT_A01|1|P|2.6\nEVN||20260301093000\n"
+	oru := "MSH|^~\\&|X|Y|||20260301093000+0000||ORU^R01|1|P|2.6\n" + person + "OBR|1||||||20260301090000\n"
+	row := "OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F|||||"
+	const nurse = "77^Nightingale^Florence^^JR^DR^RN^^HOSP&1.2.3&ISO^L^^^EI"
+	for _, c := range []struct {
+		name, message string
+		want, not     []string
+	}{
+		{"doctors of a stay", adt + person + "PV1|1|I|ICU^3^12||||1^Koch^Robert|" + nurse + "~" + nurse + "|^Virchow\n", []string{
+			"Encounter[0].participant[0].type[0].coding[0].code = ATND", "Encounter[0].participant[0].individual = a reference",
+			"Encounter[0].participant[1].type[0].coding[0].code = REF", "Encounter[0].participant[3].type[0].coding[0].code = CON",
+			"Practitioner Koch[0].name[0].given[0] = Robert", "Practitioner Koch[0].identifier[0].value = 1",
+			"Practitioner Nightingale[0].identifier[0].system = urn:oid:1.2.3", "Practitioner Nightingale[0].identifier[0].type.coding[0].code = EI",
+			"Practitioner Nightingale[0].name[0].prefix[0] = DR", "Practitioner Nightingale[0].name[0].suffix[1] = RN", "Practitioner Nightingale[0].name[0].use = official",
+			"Practitioner Virchow[0].name[0].family = Virchow",
+		}, []string{"Practitioner Nightingale[1]", "Practitioner Virchow[0].identifier", "PractitionerRole"}},
+		{"who observed", oru + row + nurse + "|||||||Ward 3^^^^^HOSP&1.2.3&ISO^XX^^^W3|1 Main St^^Ulm|" + "5^Charcot\n", []string{
+			"Observation 8867-4[0].performer[0] = a reference", "Observation 8867-4[0].performer[1] = a reference",
+			"PractitionerRole responsibleObserver[0].practitioner = a reference",
+			"PractitionerRole MDIR[0].practitioner = a reference", "PractitionerRole MDIR[0].organization = a reference",
+			"Practitioner Charcot[0].identifier[0].value = 5",
+		}, []string{"PractitionerRole responsibleObserver[1]", "PractitionerRole MDIR[1]", "PractitionerRole responsibleObserver[0].organization"}},
+		{"the ward alone", oru + row + "|||||||Ward 3\n", []string{"Observation 8867-4[0].performer[0] = a reference"}, []string{"PractitionerRole", "Practitioner"}},
+		{"nobody", oru + row + "\"\"|||||||^^^\n", nil, []string{"Practitioner", "Organization", "Observation 8867-4[0].performer"}},
+		{"the same nurse twice", oru + row + nurse + "\n" + strings.Replace(row, "OBX|1|", "OBX|2|", 1) + nurse + "\n", nil, []string{"Practitioner Nightingale[1]", "PractitionerRole responsibleObserver[1]"}},
+		{"next of kin", adt + person + "NK1|1|MUSTER^MAX^^^^^L|SPO^Spouse^HL70063|1 Main St^^Ulm^^89073^DEU^H|^PRN^PH^^49^731^1|^WPN^PH^^49^731^2|EP^Emergency contact^HL70131|20200101|||||||M|19690101\n", []string{
+			"RelatedPerson[0].patient = a reference", "RelatedPerson[0].name[0].family = MUSTER", "RelatedPerson[0].name[0].given[0] = MAX",
+			"RelatedPerson[0].relationship[0].coding[0].code = SPO", "RelatedPerson[0].relationship[1].coding[0].code = EP",
+			"RelatedPerson[0].address[0].city = Ulm", "RelatedPerson[0].telecom[0].value = +49 731 1", "RelatedPerson[0].telecom[1].use = work",
+			"RelatedPerson[0].period.start = 2020-01-01", "RelatedPerson[0].gender = male", "RelatedPerson[0].birthDate = 1969-01-01",
+		}, []string{"RelatedPerson[1]"}},
+		{"an empty next of kin", adt + person + "NK1|1||SPO^Spouse^HL70063\n", nil, []string{"RelatedPerson"}},
+		{"next of kin of nobody", adt + "PID|1\nNK1|1|MUSTER^MAX\n", nil, []string{"RelatedPerson"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := leaves(t, convert(t, "ihe-pcd01", c.message, context()).Bundle)
+			for _, w := range c.want {
+				path, value, _ := strings.Cut(w, " = ")
+				if got[path] != value {
+					t.Errorf("%s is %q, want %q", path, got[path], value)
+				}
+			}
+			for _, prefix := range c.not {
+				for path := range got {
+					if strings.HasPrefix(path, prefix) {
+						t.Errorf("%s is there: %q", path, got[path])
+					}
+				}
+			}
+		})
+	}
+}
+
+// Two beds are never one: what names a bed and what only names its ward is the dialect's to say.
+func TestBeds(t *testing.T) {
+	row := "OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F\n"
+	for _, c := range []struct{ dialect, pv1, want string }{
+		{"mindray-pds", "PV1||I|^^ICU&1&3232237756&4601&&1\n", `"name":"ICU 1","physicalType":{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/location-physical-type","code":"bd"}]}`},
+		{"mindray-pds", "PV1||I|^^ICU&2&3232237757&4601&&1\n", `"name":"ICU 2","physicalType"`},
+		{"mindray-pds", "PV1||I|^^ICU&&3232237757&4601&&1\n", `"name":"ICU"}`}, // a ward
+		{"philips-iic", "PV1||I|^^Doc1&5&1\n", `"identifier":[{"value":"5"}],"name":"Doc1","physicalType"`},
+		{"comen", "PV1||I|^^&24|0\n", `"name":"24","physicalType"`},
+		{"ihe-pcd01", "PV1||I|ICU^3^12\n", `"name":"ICU / 3 / 12","physicalType"`},
+		{"ihe-pcd01", "PV1||I|ICU\n", `"name":"ICU"}`},
+	} {
+		r := convert(t, c.dialect, strings.Replace(header, "OBR|", c.pv1+"OBR|", 1)+row, context())
+		if !bytes.Contains(r.Bundle, []byte(c.want)) {
+			t.Errorf("%s %s: want %s in %s", c.dialect, c.pv1, c.want, r.Bundle)
+		}
+	}
+	// Two beds in one message: the one device that they share stands at none.
+	two := strings.Replace(header, "OBR|", "PV1||I|ICU^3^12\nOBR|", 1) + row + "PID|||A2\nPV1||I|ICU^3^13\n" + row
+	r := convert(t, "ihe-pcd01", two, context())
+	told := false
+	for _, e := range r.Events {
+		told = told || e.Code == mapping.EventPlaces
+	}
+	if bytes.Contains(r.Bundle, []byte(`"resourceType":"Location"`)) || !told {
+		t.Errorf("a device of two beds stands at one, or nobody is told: %s %v", r.Bundle, r.Events)
 	}
 }

@@ -41,6 +41,9 @@ type row struct {
 	findings [4]string // event codes, for who reads the Bundle
 	notes    [2]int32  // first and end of its NTE in Converter.notes
 
+	performers []string         // references
+	attached   *fhir.Attachment // the value, where it is a document
+
 	alarmPriority, alarmType string // by the dialect
 
 	gone       bool  // written elsewhere, or superseded
@@ -77,6 +80,8 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	switch {
 	case c.kind == KindAlarm && !ruled:
 		r.as = alarm
+	case c.untyped:
+		r.demoted = true
 	case c.kind != KindAlarm && !c.results:
 		r.as = max(r.as, setting)
 	}
@@ -95,7 +100,11 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 		r.as, r.demoted = measurement, true // a value that came along with an alert is none, and is not judged as a measurement either
 		c.finding(&r, EventAlertValue, 3, "a value in the message of an alert: kept, not charted")
 	}
+	if c.untyped {
+		c.finding(&r, EventMessageType, 3, "the message has no readable type (MSH-9): kept, not charted")
+	}
 	c.readMethod(&r)
+	c.readPerformers(&r)
 	r.when = c.when(s, g)
 	if !r.when.own && g.has {
 		r.end = g.end
@@ -167,6 +176,8 @@ func (c *Converter) identify(r *row) {
 			if !conflict && !first.same(&other) {
 				c.finding(r, EventCodeConflict, 3, "the two codes of the row mean different things")
 				conflict = true
+			} else if id.term == nil && other.term != nil && !conflict { // LOINC and 11073 say the same: both stand
+				id.term, id.number = other.term, other.number
 			}
 		}
 	}
@@ -183,10 +194,15 @@ func (id *ident) isAmount() bool {
 	return id.loinc != nil || id.term != nil && len(id.term.dimensions) > 0
 }
 
-// isAttribute says whether a name of ISO/IEEE 11073-10101 is that of an attribute: it describes a device, an alert or what somebody
-// has entered, and nothing that was measured.
+// isAttribute says whether a name of ISO/IEEE 11073-10101 is that of an attribute: it describes a device, the state of a pump, an alert or
+// what somebody has entered, and nothing that was measured.
 func isAttribute(name string) bool {
-	return strings.HasPrefix(name, "MDC_ATTR_") || strings.HasPrefix(name, "MDC_TIME_SYNC_") || strings.HasPrefix(name, "MDC_ID_")
+	for _, prefix := range [...]string{"MDC_ATTR_", "MDC_TIME_SYNC_", "MDC_ID_", "MDC_PUMP_", "MDC_SYRINGE_", "MDC_DRUG_", "MDC_INFUS_"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // lookUp resolves one triplet. It reports a conflict where number and name contradict each other.
@@ -535,7 +551,7 @@ func (c *Converter) readFlags(r *row) {
 			continue
 		case "INV":
 			r.label0(labelUnreliable)
-			if r.value.Empty() {
+			if !r.hasValue() {
 				r.absent = "error"
 			} else {
 				r.demoted = true
@@ -544,7 +560,7 @@ func (c *Converter) readFlags(r *row) {
 			continue
 		case "NAV", "NI", "OFF", "NA", "MSK", "OTH", "NAN", "PINF", "NINF":
 			reason := absentByFlag[s]
-			if r.value.Empty() {
+			if !r.hasValue() {
 				r.absent = reason
 			} else {
 				r.demoted = true
@@ -555,14 +571,14 @@ func (c *Converter) readFlags(r *row) {
 			r.label0(labelUncertain)
 		case "CAL": // what a channel shows while it is calibrated is not the patient's
 			r.label0(labelUnreliable)
-			if !r.value.Empty() {
+			if r.hasValue() {
 				r.demoted = true
 				c.finding(r, EventInvalid, 8, "the channel is being calibrated: the value is kept, not charted")
 			}
 		case "VAL":
 			r.label0(labelReliable)
 		case "BUSY":
-			if r.value.Empty() {
+			if !r.hasValue() {
 				r.absent = "temp-unknown"
 			}
 		}
@@ -579,7 +595,7 @@ func (c *Converter) readFlags(r *row) {
 	}
 	if test {
 		r.label0(labelTest)
-		if !r.value.Empty() {
+		if r.hasValue() {
 			r.demoted = true
 			c.finding(r, EventTest, 8, "test or demonstration data: kept, marked as test, not charted")
 		}
@@ -602,7 +618,7 @@ var alarmLimits = fhir.Coding{System: "http://hl7.org/fhir/uv/pocd/CodeSystem/re
 // limits without a guess stays text, and an Event says so. A number that means "no value" is no limit.
 func (c *Converter) readLimits(r *row) {
 	v := r.segment.Field(7)
-	if v.Empty() || v.Null() || r.value.Empty() && r.absent == "" {
+	if v.Empty() || v.Null() || !r.hasValue() && r.absent == "" {
 		return
 	}
 	r.limits.Text = c.text(v)
@@ -668,9 +684,12 @@ func splitLimits(s string) (low, high string, ok bool) {
 	return "", "", false
 }
 
+// hasValue says whether the row has a value, of whatever kind.
+func (r *row) hasValue() bool { return !r.value.Empty() || r.attached != nil }
+
 // judge decides whether the row stands under its standard code.
 func (c *Converter) judge(r *row) {
-	hasValue := !r.value.Empty()
+	hasValue := r.hasValue()
 	if r.as == setting && c.results && hasValue {
 		c.finding(r, EventSetting, 3, "a setting, not a measurement")
 	}
@@ -682,7 +701,7 @@ func (c *Converter) judge(r *row) {
 		r.demoted = true
 	}
 	id := &r.code
-	if r.as != measurement || r.demoted || !id.known {
+	if r.as != measurement || r.demoted || !id.known || r.attached != nil {
 		return
 	}
 	r.loinc[0] = id.loinc

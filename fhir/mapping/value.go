@@ -42,13 +42,17 @@ func (c *Converter) readValue(r *row) {
 		c.readRange(r, v)
 	case "TM":
 		c.readTime(r, v)
+	case "ED":
+		c.readDocument(r, v)
+	case "RP":
+		c.readPointer(r, v)
 	case "NA", "MA":
 		r.isWave = true
 		c.readText(r, v) // becomes samples once rate and resolution are known
 	default:
 		c.readText(r, v)
 	}
-	if r.value.Empty() && r.absent == "" {
+	if !r.hasValue() && r.absent == "" {
 		r.absent = "unknown" // blanks only
 	}
 }

@@ -55,9 +55,9 @@ func (c *Card) Open(authority *x509.Certificate) (Public, *x509.Certificate, err
 	if !(record.BoxID{Facility: c.Facility, Name: c.Peer}).Valid() {
 		return bad("its name is not one of a peer")
 	}
-	block, rest := pem.Decode([]byte(c.Certificate))
-	if block == nil || block.Type != "CERTIFICATE" || len(rest) != 0 {
-		return bad("it holds no certificate")
+	block, _ := pem.Decode([]byte(c.Certificate))
+	if block == nil || block.Type != "CERTIFICATE" || string(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})) != c.Certificate {
+		return bad("it does not hold one certificate in the one form of PEM") // a decoder overlooks unused bits and text around it
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {

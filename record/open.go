@@ -79,18 +79,22 @@ func (o *Opener) open(v Verified) (Content, error) {
 	case e.err != nil:
 		return Content{}, e.err
 	case e.patient != h.Patient:
-		return Content{}, errors.New("the record names another patient than its epoch")
+		return Content{}, refuse(ReasonEpoch, "the record names another patient than its epoch")
 	}
 	leaf := v.published.Leaf
 	plain, err := e.key.Open(nil, nonce(h.Index), v.body, leaf[:len(leaf)-len(v.body)])
 	if err != nil {
-		return Content{}, errors.New("the body was not sealed with the key of its epoch")
+		return Content{}, refuse(ReasonSeal, "the body was not sealed with the key of its epoch")
 	}
 	content, err := o.content(plain, h.Commit)
 	if err != nil {
-		return Content{}, err
+		return Content{}, refuse(ReasonContent, err.Error())
 	}
-	return ParseContent(content)
+	c, err := ParseContent(content)
+	if err != nil {
+		return Content{}, refuse(ReasonContent, err.Error())
+	}
+	return c, nil
 }
 
 // content undoes the encoding and checks the commitment.
@@ -136,7 +140,7 @@ func (o *Opener) key(v Verified) (cipher.AEAD, error) {
 	box, index := v.header.Box, v.header.Index
 	list, err := parseEpoch(v.body)
 	if err != nil {
-		return nil, err
+		return nil, refuse(ReasonEpoch, err.Error())
 	}
 	var all []byte
 	defer func() { clear(all) }()
@@ -150,7 +154,7 @@ func (o *Opener) key(v Verified) (cipher.AEAD, error) {
 			}
 			share, err = hpke.Open(secret.priv, kdf, aead, shareInfo(box, index, s, list[i].reader), list[i].sealed)
 			if err != nil || len(share) != shareSize {
-				return nil, fmt.Errorf("the share of the %s side does not open with reader key %s", s, list[i].reader)
+				return nil, refuse(ReasonShare, fmt.Sprintf("the share of the %s side does not open with reader key %s", s, list[i].reader))
 			}
 		}
 		if share == nil {

@@ -25,6 +25,14 @@ const (
 	ReasonIndex      Reason = "index"      // the leaf names another index than the place it is at
 )
 
+// Found by who opens a record, in what the box itself has signed.
+const (
+	ReasonEpoch   Reason = "epoch"   // the epoch leaf is malformed, or is another patient's than the record
+	ReasonShare   Reason = "share"   // a share of the epoch's key is not sealed to the reader that it names, or for another epoch
+	ReasonSeal    Reason = "seal"    // the body is not sealed with the key of its epoch, under its header
+	ReasonContent Reason = "content" // the content is not the one that the header commits to, or not in its form
+)
+
 // Refusal is the error of a record or a checkpoint that is not to be believed.
 type Refusal struct {
 	Reason Reason

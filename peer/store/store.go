@@ -443,8 +443,10 @@ func (b *Box) close() error {
 	return b.log.Close()
 }
 
-func (b *Box) count(outcome string) {
-	metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome=%q}`, b.ID, outcome)).Inc()
+func (b *Box) count(outcome string) { counter(b.ID, outcome).Inc() }
+
+func counter(id record.BoxID, outcome string) *metrics.Counter {
+	return metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome=%q}`, id, outcome))
 }
 
 // extends says whether the proof of the record at the end of the tree goes through the tree's own nodes, that is whether

@@ -91,6 +91,7 @@ func (b *box) run(ctx context.Context) (why string) {
 		return b.locked(ctx, plug, err)
 	}
 	go b.plugs(ctx, plug)
+	go button(ctx, b.wipe, b.log)
 	ended := make(chan error, 1)
 	go func() { ended <- b.server.Run(ctx) }()
 	if b.trial {

@@ -127,3 +127,20 @@ func TestOneLineThatHangsStopsTheWatchdog(t *testing.T) {
 		t.Error("a line that has been silent for minutes is alive")
 	}
 }
+
+func TestTheButtonMustBeHeld(t *testing.T) {
+	var h hold
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		after   time.Duration
+		pressed bool
+		want    bool
+	}{
+		{0, true, false}, {9 * time.Second, true, false}, {9500 * time.Millisecond, false, false}, {10 * time.Second, true, false},
+		{19 * time.Second, true, false}, {20 * time.Second, true, true},
+	} {
+		if got := h.see(c.pressed, at.Add(c.after)); got != c.want {
+			t.Errorf("after %v: %v", c.after, got)
+		}
+	}
+}

@@ -186,17 +186,12 @@ func (b *box) locked(ctx context.Context, plug *hotplug, why error) string {
 		if err != nil {
 			return
 		}
-		err = (&store{device: b.drive.parts["vitalgate-data"]}).wipe()
-		if err == nil {
-			err = b.clear(ctx)
-		}
-		if err != nil {
+		if err := b.beginAnew(ctx); err != nil {
 			b.log.Error("the box cannot be reset", "error", err.Error())
-			return
 		}
-		b.again <- "the box was reset"
 	}
 	go b.plugs(ctx, plug)
+	go button(ctx, b.beginAnew, b.log)
 	for {
 		select {
 		case why := <-b.again:
@@ -207,6 +202,19 @@ func (b *box) locked(ctx context.Context, plug *hotplug, why error) string {
 			}
 		}
 	}
+}
+
+// beginAnew resets a box whose data cannot be opened.
+func (b *box) beginAnew(ctx context.Context) error {
+	if err := (&store{device: b.drive.parts["vitalgate-data"]}).wipe(); err != nil {
+		return err
+	}
+	if err := b.clear(ctx); err != nil {
+		return err
+	}
+	b.log.Warn("the box was wiped")
+	b.again <- "the box was reset"
+	return nil
 }
 
 func (b *box) onTrial() (bool, error) {

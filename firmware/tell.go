@@ -38,15 +38,19 @@ func tell(ctx context.Context, report func() status.Report, log *slog.Logger) er
 
 // passage finds out whether a reading of this run has come all the way through: kept, signed, and acknowledged by a leaf node.
 type passage struct {
+	taken  bool   // a message was there at the look before
 	behind uint64 // an index behind the first reading of this run; 0 while there was none
 }
 
+// see is given the state every few seconds. A message that was counted at one look is in the log at the next, or something is
+// critical: then it is not through.
 func (p *passage) see(r status.Report) (kept uint64, through bool) {
 	for _, m := range r.Monitors {
 		kept += m.Counters.Messages
 	}
-	if kept > 0 && p.behind == 0 {
-		p.behind = r.Spool.Next + 1 // the report may be older than the count
+	if p.taken && p.behind == 0 {
+		p.behind = r.Spool.Next
 	}
-	return kept, p.behind > 0 && r.Spool.Acked >= p.behind
+	p.taken = kept > 0
+	return kept, r.Ready && p.behind > 0 && r.Spool.Acked >= p.behind
 }

@@ -45,7 +45,8 @@ type box struct {
 	server  *maintain.Server
 	firm    *attestation.Firmware
 	trial   bool
-	again   chan string // why the box is to restart
+	ended   chan struct{} // closed when the line has ended; nil while there is none
+	again   chan string   // why the box is to restart
 }
 
 // Main runs the box. It does not return: at its end the machine restarts.
@@ -55,12 +56,17 @@ func Main(log *slog.Logger) {
 	why := b.run(ctx)
 	log.Warn("the box restarts", "why", why)
 	stop()
+	if b.ended != nil {
+		select {
+		case <-b.ended:
+		case <-time.After(stopTime + 5*time.Second):
+		}
+	}
 	restart(log)
 }
 
 // restart ends the machine in order: what was written is on the disk.
 func restart(log *slog.Logger) {
-	time.Sleep(500 * time.Millisecond) // for processes that end, and the last lines
 	unix.Sync()
 	if err := unix.Unmount(dataFolder, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 		log.Warn("the data partition could not be unmounted", "why", err.Error())
@@ -75,7 +81,7 @@ func restart(log *slog.Logger) {
 }
 
 // run goes through the start and then waits for a reason to restart, which it returns.
-func (b *box) run(ctx context.Context) (why string) {
+func (b *box) run(ctx context.Context) string {
 	if err := mountAll(); err != nil {
 		b.log.Error("cannot start", "error", err.Error())
 		time.Sleep(10 * time.Second)
@@ -92,17 +98,18 @@ func (b *box) run(ctx context.Context) (why string) {
 	}
 	go b.plugs(ctx, plug)
 	go button(ctx, b.wipe, b.log)
-	ended := make(chan error, 1)
-	go func() { ended <- b.server.Run(ctx) }()
+	b.ended = make(chan struct{})
+	go func() {
+		err := b.server.Run(ctx)
+		close(b.ended)
+		if ctx.Err() == nil {
+			b.again <- "the provisioning link ended: " + errText(err)
+		}
+	}()
 	if b.trial {
 		go b.judge(ctx)
 	}
-	select {
-	case why = <-b.again:
-	case err := <-ended:
-		why = "the provisioning link ended: " + errText(err)
-	}
-	return why
+	return <-b.again
 }
 
 func errText(err error) string {

@@ -87,7 +87,7 @@ func (m *machine) on() {
 		"-chardev", "socket,id=chrtpm,path=" + at("tpm"), "-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-tis-device,tpmdev=tpm0",
 		"-chardev", "file,id=con,append=on,path=" + m.console.path, "-serial", "chardev:con",
 		"-chardev", tcp("pci", m.pci), "-device", "pci-serial,chardev=pci",
-		"-device", "qemu-xhci,id=xhci", "-chardev", tcp("usb", m.usb), "-device", "usb-serial,chardev=usb",
+		"-device", "qemu-xhci,id=xhci", "-chardev", tcp("usb", m.usb), "-device", "usb-serial,chardev=usb,always-plugged=on",
 		"-netdev", "user,id=n0,hostfwd=tcp:127.0.0.1:" + port + "-:8471", "-device", "virtio-net-pci,netdev=n0,romfile=",
 		"-drive", "if=none,id=hd0,format=raw,cache=writeback,file=" + m.disk(), "-device", "virtio-blk-pci,drive=hd0",
 		"-device", "i6300esb", "-action", "watchdog=reset",

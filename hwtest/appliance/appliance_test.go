@@ -76,11 +76,10 @@ func bundle(release string) string { return filepath.Join(release, "update.vgu")
 
 // ward is the facility: a hub on this machine, the field tool, and what they say.
 type ward struct {
-	t         *testing.T
-	dir, bin  string
-	boxes     string
-	readings  int
-	processes []*exec.Cmd
+	t        *testing.T
+	dir, bin string
+	boxes    string
+	readings int
 }
 
 func newWard(t *testing.T, dir string) *ward {
@@ -307,7 +306,7 @@ func TestTheLifeOfABox(t *testing.T) {
 	other := newMachine(t, at("other"), m.disk())
 	other.on()
 	other.says("the box restarts") // its firmware takes the keys
-	if l := other.anyOf("the box is locked", "the data is open"); l.msg() != "the box is locked" || !strings.Contains(l.Text, "another TPM") {
+	if l := other.says("the box is locked", "the data is open"); l.msg() != "the box is locked" || !strings.Contains(l.Text, "another TPM") {
 		t.Errorf("in another box: %s", l.Text)
 	}
 	other.off()
@@ -343,25 +342,6 @@ const (
 func port(addr string) string {
 	_, p, _ := net.SplitHostPort(addr)
 	return p
-}
-
-// anyOf waits for one of these, also for the end.
-func (m *machine) anyOf(messages ...string) line {
-	m.t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		l, ok := m.console.next()
-		if !ok {
-			time.Sleep(50 * time.Millisecond)
-			continue
-		}
-		for _, want := range messages {
-			if l.msg() == want {
-				return l
-			}
-		}
-	}
-	m.t.Fatalf("the box said none of %q; the end of its console:\n%s", messages, m.console.tail())
-	return line{}
 }
 
 func flip(t *testing.T, path string, at int64) {

@@ -34,6 +34,7 @@ var rules = []struct{ of, not, why string }{
 	{`^(peer|adapters|hl7|fhir|record|tpm)(/|$)`, `^image`, "only the box's first process and its update know the image"},
 	{`^provision`, `^(adapters|hl7|fhir|tpm|firmware|peer)`, "the field tool knows the box and the peer by what they say, and runs where there is no TPM"},
 	{`^provision/protocol`, `^(record|own:(os|os/exec|net/http)$)`, "the protocol is what both ends share: no files, no connections"},
+	{`^(adapters|hl7|fhir|record|tpm|peer|provision|firmware/)`, `^hwtest$`, "the hardware test is a command, and nothing rests on it"},
 	{`^(adapters|hl7|fhir|record|tpm)`, `^provision`, "only the ends of the provisioning link know it"},
 	{`^(adapters|hl7|fhir|record|tpm|peer|firmware)(/|$)`, `^hwtest/(simmonitor|demo|e2e|bench|chaos)`, "nothing of the product rests on its simulators"},
 }

@@ -35,6 +35,7 @@ type program struct {
 	Verify  verifyCmd  `cmd:"" help:"Verify exported records: signature, inclusion in the log, form."`
 	Fsck    fsckCmd    `cmd:"" help:"Check every byte of the box's log on disk."`
 	Status  statusCmd  `cmd:"" help:"Ask a running box how it is."`
+	Hwtest  hwtestCmd  `cmd:"" help:"Test the hardware of this box; the verdict comes first, and what to do."`
 	Service serviceCmd `cmd:"" help:"Install, start, stop, remove or query the system service."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

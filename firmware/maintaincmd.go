@@ -4,8 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
+	"github.com/vitalgate/vitalgate/adapters/serial"
 	"github.com/vitalgate/vitalgate/firmware/maintain"
+	"github.com/vitalgate/vitalgate/hwtest"
+	"github.com/vitalgate/vitalgate/provision/protocol"
+	"github.com/vitalgate/vitalgate/tpm"
 )
 
 // maintainCmd is the box as a whole where vitalgate is a program among others: the image's first process does the same.
@@ -22,7 +27,12 @@ func (c maintainCmd) Run(ctx context.Context) error {
 		listen = "127.0.0.1:0"
 	}
 	s, err := maintain.Open(maintain.Box{Dir: c.Dir, Listen: listen, Log: log,
-		Work: func(ctx context.Context, config string) error { return run(ctx, config, log) }})
+		Work: func(ctx context.Context, config string) error { return run(ctx, config, log) },
+		Test: func(ctx context.Context, o protocol.TestOptions) ([]byte, error) {
+			data := filepath.Join(c.Dir, "data")
+			_, signed, err := testHardware(ctx, hwtest.Options{Factory: o.Factory, Dir: data, Lines: serial.Lines()}, tpm.Options{Source: "auto", Dir: filepath.Join(data, "tpm"), Log: log})
+			return signed, err
+		}})
 	if err != nil {
 		return err
 	}

@@ -11,11 +11,11 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/vitalgate/vitalgate/adapters/serial"
 	"github.com/vitalgate/vitalgate/fhir/mapping"
 	"github.com/vitalgate/vitalgate/firmware/config"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
@@ -194,7 +194,7 @@ func (s *Server) getBox(http.ResponseWriter, *http.Request) (any, error) {
 }
 
 func (s *Server) getAbout(http.ResponseWriter, *http.Request) (any, error) {
-	a := protocol.About{Name: s.Label().Name(), Software: version.String(), Owned: s.Owned(), Lines: lines(), Interfaces: interfaces(), Can: []string{}, Time: time.Now()}
+	a := protocol.About{Name: s.Label().Name(), Software: version.String(), Owned: s.Owned(), Lines: serial.Lines(), Interfaces: interfaces(), Can: []string{}, Time: time.Now()}
 	a.Working, a.Trouble = s.work.state()
 	for _, d := range mapping.Dialects() {
 		a.Dialects = append(a.Dialects, protocol.Dialect{Name: d.Name, Title: d.Title, Framing: d.Framing, Role: d.Role})
@@ -219,24 +219,6 @@ func (s *Server) getAbout(http.ResponseWriter, *http.Request) (any, error) {
 		a.Config = text
 	}
 	return a, nil
-}
-
-// lines are the serial devices of the box, by names that stay the same where the system gives such, without those that are there
-// under several names.
-func lines() []string {
-	all := []string{}
-	seen := map[string]bool{}
-	for _, pattern := range []string{"/dev/serial/by-path/*", "/dev/ttyUSB*", "/dev/ttyACM*", "/dev/ttyAMA*", "/dev/ttyS*"} {
-		found, _ := filepath.Glob(pattern)
-		for _, path := range found {
-			device, err := filepath.EvalSymlinks(path)
-			if err == nil && !seen[device] {
-				seen[device] = true
-				all = append(all, path)
-			}
-		}
-	}
-	return all
 }
 
 func interfaces() []protocol.Interface {

@@ -15,20 +15,17 @@ import (
 // silence is how long a connected monitor may say nothing before a person should look.
 const silence = 5 * time.Minute
 
-// gravity of what the link reports. Readings are kept through all of it; what is critical is that somebody else is at work.
-var gravity = map[string]health.Severity{
-	link.Offline: health.Warning, link.Unauthorised: health.Warning, link.NetworkLostData: health.Warning,
-	link.ForeignWriter: health.Critical, link.UntrustedLeaf: health.Critical, link.LogRolledBack: health.Critical, link.LogDamaged: health.Critical,
-}
+// ofLink are the codes of what the link reports.
+var ofLink = []string{link.Offline, link.Unauthorised, link.NetworkLostData, link.ForeignWriter, link.UntrustedLeaf, link.LogRolledBack, link.LogDamaged}
 
 // judge turns what the parts say of themselves into conditions: those that are so are set, the others cleared.
 func judge(b *health.Board, r status.Report) {
-	for code := range gravity {
+	for _, code := range ofLink {
 		so := map[string]bool{}
 		for _, c := range r.Network.Conditions {
 			if c.Code == code {
 				so[c.Leaf] = true
-				b.Set(health.Condition{Code: code, About: c.Leaf, Severity: gravity[code], Sentence: c.Sentence, Remedy: c.Remedy})
+				b.Set(health.Condition{Code: code, About: c.Leaf, Sentence: c.Sentence, Remedy: c.Remedy})
 			}
 		}
 		clearOthers(b, code, so)
@@ -36,8 +33,7 @@ func judge(b *health.Board, r status.Report) {
 	for _, m := range r.Monitors {
 		name := m.Line.Monitor
 		if m.Line.State == adapters.StateWaiting {
-			b.Set(health.Condition{Code: "monitor-away", About: name, Severity: health.Warning, Sentence: "No line to the monitor: " + m.Line.Detail,
-				Remedy: "Check that the monitor is on, its cable and its settings."})
+			b.Set(health.Condition{Code: "monitor-away", About: name, Sentence: "No line to the monitor: " + m.Line.Detail})
 		} else {
 			b.Clear("monitor-away", name)
 		}
@@ -45,8 +41,7 @@ func judge(b *health.Board, r status.Report) {
 			b.Clear("monitor-line", name)
 		}
 		if m.Line.State == adapters.StateConnected && !m.Line.LastFrame.IsZero() && r.Now.Sub(m.Line.LastFrame) > silence {
-			b.Set(health.Condition{Code: "monitor-silent", About: name, Severity: health.Warning, Sentence: fmt.Sprintf("The monitor is connected but has sent nothing for more than %v.", silence),
-				Remedy: "Check the monitor's export settings (interval, destination)."})
+			b.Set(health.Condition{Code: "monitor-silent", About: name, Sentence: fmt.Sprintf("The monitor is connected but has sent nothing for more than %v.", silence)})
 		} else {
 			b.Clear("monitor-silent", name)
 		}

@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -71,8 +75,7 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, chip.Close()) }()
 	if chip.Class() != tpm.Hardware {
-		board.Set(health.Condition{Code: "no-hardware-tpm", Severity: health.Warning, Sentence: "The signing key is held by: " + chip.Label() + ".",
-			Remedy: "For patients, use a box with a TPM 2.0 chip and set tpm.source to its device."})
+		board.Set(health.Condition{Code: "no-hardware-tpm", Sentence: "The signing key is held by: " + chip.Label() + "."})
 	}
 
 	sp, err := spool.Open(dirs.log, spool.Options{Quota: int64(cfg.Spool.Quota), SegmentBytes: int64(cfg.Spool.Segment), Log: log})
@@ -116,7 +119,7 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 
 	started := time.Now()
 	report := func() status.Report {
-		r := status.Report{Box: box.String(), Version: version.String(), Protection: chip.Label(), Spool: sp.Stats(), Network: up.Status(), Started: started, Now: time.Now()}
+		r := status.Report{Box: box.String(), Version: version.String(), Protection: chip.Label(), Key: keyOf(chip.Data()), System: system(), Spool: sp.Stats(), Network: up.Status(), Started: started, Now: time.Now()}
 		for i, m := range monitors {
 			r.Monitors = append(r.Monitors, status.Monitor{Line: m.Adapter.Status(), Dialect: m.Dialect.Name, Counters: line.Counters(i)})
 		}
@@ -143,6 +146,29 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	return err
 }
 
+// keyOf is the hex SHA-256 of the SubjectPublicKeyInfo of a key.
+func keyOf(key crypto.Signer) string {
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+// systemVariable holds facts of the image as "name=value" with semicolons between: the first process of a box sets it.
+const systemVariable = "VITALGATE_SYSTEM"
+
+func system() map[string]string {
+	facts := map[string]string{}
+	for _, f := range strings.Split(os.Getenv(systemVariable), ";") {
+		if name, value, ok := strings.Cut(f, "="); ok {
+			facts[name] = value
+		}
+	}
+	return facts
+}
+
 // showStatus keeps the status page open. A page that cannot be shown is a condition, not the end of the readings.
 func showStatus(ctx context.Context, addr string, report func() status.Report, board *health.Board, log *slog.Logger) error {
 	for {
@@ -155,7 +181,7 @@ func showStatus(ctx context.Context, addr string, report func() status.Report, b
 		if ctx.Err() != nil {
 			return nil
 		}
-		board.Set(health.Condition{Code: "status-page", Severity: health.Warning, Sentence: "The status page is not shown: " + err.Error(), Remedy: "Set status.listen to a free address of this box; it is tried again by itself."})
+		board.Set(health.Condition{Code: "status-page", Sentence: "The status page is not shown: " + err.Error()})
 		select {
 		case <-ctx.Done():
 			return nil

@@ -88,7 +88,7 @@ func testClock(_ context.Context, t *tester) {
 		t.fail("", nil, battery, "The real time clock cannot be read: %v.", err)
 		return
 	}
-	offset := first.Sub(time.Now()).Seconds()
+	offset := -time.Until(first).Seconds()
 	time.Sleep(2100 * time.Millisecond)
 	second, err := read()
 	if gone := second.Sub(first); err != nil || gone < time.Second || gone > time.Minute {

@@ -52,8 +52,12 @@ type Board struct {
 	now map[[2]string]Condition
 }
 
-// Set states that c is so. A condition that was already there keeps its Since. It tells whether c is new.
+// Set states that c is so: Code, About and Sentence; the severity is that of its kind, and so is the remedy where c has none of its
+// own. A condition that was already there keeps its Since. It tells whether c is new.
 func (b *Board) Set(c Condition) bool {
+	if k, ok := Lookup(c.Code); ok {
+		c.Severity, c.Remedy = k.Severity, cmp.Or(c.Remedy, k.Remedy)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.now == nil {

@@ -7,9 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -26,6 +26,8 @@ type Report struct {
 	Box        string             `json:"box"`
 	Version    string             `json:"version"`
 	Protection string             `json:"protection"`
+	Key        string             `json:"key"`              // hex SHA-256 of the SubjectPublicKeyInfo of the key that signs
+	System     map[string]string  `json:"system,omitempty"` // facts of the image: slot, release
 	Verdict    string             `json:"verdict"`
 	Ready      bool               `json:"ready"`
 	Conditions []health.Condition `json:"conditions"`
@@ -45,8 +47,10 @@ type Monitor struct {
 
 // Server answers on one address.
 type Server struct {
-	server *http.Server
-	lis    net.Listener
+	server  *http.Server
+	lis     net.Listener
+	history history
+	report  func() Report
 }
 
 // Listen opens addr; a port in use is an error here, before anything else starts.
@@ -55,7 +59,7 @@ func Listen(addr string, report func() Report) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the status address %s: %w; another program may use it: set status.listen to a free one", addr, err)
 	}
-	s := &Server{lis: lis}
+	s := &Server{lis: lis, report: report}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -76,12 +80,15 @@ func Listen(addr string, report func() Report) (*Server, error) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		writeMetrics(w, report())
 	})
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		w.Header().Set("Cache-Control", "no-store")
-		page.Execute(w, report())
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { s.showPage(w, report()) })
+	guarded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !ownHost(r.Host, addr) {
+			http.Error(w, "cannot answer for the host "+strconv.Quote(r.Host)+": name this box by its address, or set status.listen to the name", http.StatusMisdirectedRequest)
+			return
+		}
+		mux.ServeHTTP(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 1 << 14}
+	s.server = &http.Server{Handler: guarded, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 1 << 14}
 	return s, nil
 }
 
@@ -92,6 +99,13 @@ func (s *Server) Addr() string { return s.lis.Addr().String() }
 func (s *Server) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.server.Close() })
 	defer stop()
+	hctx, end := context.WithCancel(ctx)
+	sampled := make(chan struct{})
+	go func() {
+		defer close(sampled)
+		s.history.run(hctx, s.report)
+	}()
+	defer func() { end(); <-sampled }()
 	if err := s.server.Serve(s.lis); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("cannot serve the status page: %w", err)
 	}
@@ -112,6 +126,7 @@ func writeMetrics(w http.ResponseWriter, r Report) {
 	gauge("spool_bytes", r.Spool.Bytes)
 	gauge("spool_quota_bytes", r.Spool.Quota)
 	gauge("spool_unsent_records", r.Spool.Depth)
+	gauge("spool_oldest_unsent_seconds", r.Spool.OldestAge.Seconds())
 	gauge("network_acknowledged_index", r.Network.Acked)
 	for _, c := range r.Conditions {
 		gauge(fmt.Sprintf("condition{code=%q,about=%q,severity=%q}", c.Code, c.About, c.Severity), 1)
@@ -136,24 +151,3 @@ func writeMetrics(w http.ResponseWriter, r Report) {
 	}
 	metrics.WriteProcessMetrics(w)
 }
-
-var page = template.Must(template.New("status").Funcs(template.FuncMap{
-	"age": func(now, t time.Time) string {
-		if t.IsZero() {
-			return "never"
-		}
-		return now.Sub(t).Round(time.Second).String() + " ago"
-	},
-}).Parse(`<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="refresh" content="5"><title>{{.Box}}</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8886;vertical-align:top}
-.verdict{font-size:1.3rem;font-weight:600}.critical{border-left:.4rem solid #c22;padding-left:.6rem}.warning{border-left:.4rem solid #c80;padding-left:.6rem}</style>
-<h1>Box {{.Box}}</h1><p class="verdict">{{.Verdict}}</p>
-{{range .Conditions}}<div class="{{.Severity}}"><p><strong>{{if .About}}{{.About}}: {{end}}{{.Sentence}}</strong><br>{{.Remedy}}</p></div>{{end}}
-<h2>Monitors</h2><table><tr><th>Monitor<th>Line<th>Dialect<th>Last message<th>Messages<th>Charted<th>Local<th>Absent<th>Raw</tr>
-{{$now := .Now}}{{range .Monitors}}<tr><td>{{.Line.Monitor}}<td>{{.Line.State}} {{.Line.Address}}<br>{{.Line.Detail}}<td>{{.Dialect}}<td>{{age $now .Line.LastFrame}}<td>{{.Counters.Messages}}<td>{{.Counters.Charted}}<td>{{.Counters.Local}}<td>{{.Counters.Absent}}<td>{{.Counters.Raw}}</tr>{{end}}</table>
-<h2>Log</h2><table><tr><th>Records<td>{{.Spool.Next}}</tr><tr><th>Signed<td>{{.Spool.Signed}}</tr><tr><th>Not yet at a leaf node<td>{{.Spool.Depth}}</tr><tr><th>Key<td>{{.Protection}}</tr></table>
-<h2>Network</h2><p>{{.Network.State}}</p>
-<p>Version {{.Version}}, started {{age .Now .Started}}. No patient data on this page.</p></html>
-`))

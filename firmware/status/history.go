@@ -1,0 +1,93 @@
+package status
+
+import (
+	"context"
+	"fmt"
+	"html/template"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	sampleEvery = 10 * time.Second
+	samples     = 180 // half an hour
+)
+
+// history are the figures of the last half hour, for the charts of the page.
+type history struct {
+	mu       sync.Mutex
+	unsent   []float64
+	messages map[string][]float64 // a minute, by monitor
+	last     map[string]uint64
+}
+
+func (h *history) add(r Report) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.messages == nil {
+		h.messages, h.last = map[string][]float64{}, map[string]uint64{}
+	}
+	h.unsent = push(h.unsent, float64(r.Spool.Depth))
+	for _, m := range r.Monitors {
+		name := m.Line.Monitor
+		if last, ok := h.last[name]; ok {
+			h.messages[name] = push(h.messages[name], float64(m.Counters.Messages-last)*float64(time.Minute/sampleEvery))
+		}
+		h.last[name] = m.Counters.Messages
+	}
+}
+
+func push(list []float64, v float64) []float64 {
+	if len(list) == samples {
+		list = append(list[:0], list[1:]...)
+	}
+	return append(list, v)
+}
+
+// run samples until ctx ends.
+func (h *history) run(ctx context.Context, report func() Report) {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		h.add(report())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// chart draws a row of figures; the newest is at the right. Its title says the same in words, for those who do not see it.
+func chart(what string, list []float64) template.HTML {
+	if len(list) < 2 {
+		return ""
+	}
+	most := 1.0
+	for _, v := range list {
+		most = max(most, v)
+	}
+	const width, height = 300, 36
+	step := float64(width) / float64(samples-1)
+	left := float64(width) - step*float64(len(list)-1)
+	var line strings.Builder
+	for i, v := range list {
+		fmt.Fprintf(&line, "%.1f,%.1f ", left+step*float64(i), height-1-v/most*(height-3))
+	}
+	points := strings.TrimSpace(line.String())
+	return template.HTML(fmt.Sprintf(`<svg class="chart" viewBox="0 0 %d %d" role="img" preserveAspectRatio="none"><title>%s: %.0f now, at most %.0f, of %s</title>`+
+		`<polygon points="%.1f,%d %s %d,%d"/><polyline points="%s"/></svg>`, width, height, template.HTMLEscapeString(what), list[len(list)-1], most,
+		(time.Duration(len(list)-1) * sampleEvery).String(), left, height, points, width, height, points))
+}
+
+// charts are those of the page.
+func (h *history) charts() (unsent template.HTML, messages map[string]template.HTML) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	messages = map[string]template.HTML{}
+	for name, list := range h.messages {
+		messages[name] = chart("messages a minute", list)
+	}
+	return chart("records not yet at a leaf node", h.unsent), messages
+}

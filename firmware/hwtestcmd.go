@@ -14,6 +14,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/adapters/serial"
 	"github.com/vitalgate/vitalgate/firmware/config"
+	"github.com/vitalgate/vitalgate/firmware/measured"
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/hwtest"
 	"github.com/vitalgate/vitalgate/provision/protocol"
@@ -89,6 +90,9 @@ func (c hwtestCmd) Run(ctx context.Context) error {
 // testHardware makes the tests and signs what was found with the box's key, if it has one that works.
 func testHardware(ctx context.Context, o hwtest.Options, keys tpm.Options) (r *protocol.Report, signed []byte, err error) {
 	o.Software = version.String()
+	if keys.Firmware, err = measured.Firmware(); err != nil {
+		return nil, nil, err
+	}
 	chip, err := tpm.Open(ctx, keys)
 	if err != nil {
 		o.TPMError = err

@@ -52,7 +52,7 @@ func (c requestCmd) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, chip.Close()) }()
-	r, err := enrol.Request(box, chip, dirs.root)
+	r, err := enrol.Request(ctx, box, chip, dirs.root)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -63,6 +64,141 @@ func (a *Attestor) certify(ctx context.Context, name keyName, nonce []byte) (s a
 		return err
 	})
 	return s, err
+}
+
+// What the maker of a box leaves in its TPM (TCG Registry of Reserved TPM 2.0 Handles and Localities).
+const (
+	initialKey         = tpm2.TPMHandle(0x81020001) // IAK
+	initialCertificate = tpm2.TPMHandle(0x01C90100)
+)
+
+// InitialKey is the attestation key that the maker of the box has certified, nil where there is none.
+func (a *Attestor) InitialKey(ctx context.Context) (initial *attestation.InitialKey, err error) {
+	err = a.chip.do(ctx, "read the initial attestation key", func(t transport.TPM, _ tpm2.Session) error {
+		k, err := readKey(t, initialKey)
+		if errors.Is(err, tpm2.TPMRCHandle) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		data, err := readNV(t, initialCertificate)
+		if errors.Is(err, tpm2.TPMRCHandle) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		cert, err := attestation.ParseEndorsementCertificate(data)
+		if err != nil {
+			a.chip.log.Warn("the certificate of the initial attestation key is passed over", "why", err)
+			return nil
+		}
+		initial = &attestation.InitialKey{Area: tpm2.Marshal(k.area), Certificate: cert.Raw}
+		return nil
+	})
+	return initial, err
+}
+
+// CertifyLAK lets the initial attestation key say that the LAK lives in the same TPM.
+func (a *Attestor) CertifyLAK(ctx context.Context, nonce []byte) (s attestation.Statement, err error) {
+	c := a.chip
+	err = c.do(ctx, "certify the attestation key", func(t transport.TPM, _ tpm2.Session) error {
+		initial, err := readKey(t, initialKey)
+		if err != nil {
+			return err
+		}
+		r, err := tpm2.Certify{
+			ObjectHandle:   c.keys[lakKey].auth(c.own()),
+			SignHandle:     initial.auth(tpm2.PasswordAuth(nil)),
+			QualifyingData: tpm2.TPM2BData{Buffer: nonce},
+			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+		}.Execute(t)
+		if err != nil {
+			return err
+		}
+		s, err = statement(r.CertifyInfo.Bytes(), &r.Signature)
+		return err
+	})
+	return s, err
+}
+
+// Chain are the certificates of intermediate authorities that the chip keeps, as those of Intel do (EK Credential
+// Profile §2.2.1.7).
+func (a *Attestor) Chain(ctx context.Context) (chain [][]byte, err error) {
+	err = a.chip.do(ctx, "read the certificate chain", func(t transport.TPM, _ tpm2.Session) error {
+		const first, last = tpm2.TPMHandle(0x01C00100), tpm2.TPMHandle(0x01C001FF)
+		var data []byte
+		for index := first; index <= last; index++ { // one certificate may go on in the next index
+			part, err := readNV(t, index)
+			if errors.Is(err, tpm2.TPMRCHandle) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			data = append(data, part...)
+		}
+		certs, err := attestation.ParseChain(data)
+		if err != nil {
+			a.chip.log.Warn("the certificate chain of the TPM is passed over", "why", err)
+			return nil
+		}
+		for _, c := range certs {
+			chain = append(chain, c.Raw)
+		}
+		return nil
+	})
+	return chain, err
+}
+
+// Present is what the box shows of its TPM when it asks to be enrolled. Making endorsement keys can take a minute.
+func (a *Attestor) Present(ctx context.Context) (*attestation.Presentation, error) {
+	p := &attestation.Presentation{Areas: a.Areas()}
+	var err error
+	if p.Endorsements, err = a.EndorsementKeys(ctx); err != nil {
+		return nil, err
+	}
+	if p.Chain, err = a.Chain(ctx); err != nil {
+		return nil, err
+	}
+	p.Initial, err = a.InitialKey(ctx)
+	return p, err
+}
+
+// Answer is what this TPM says to the question of a facility.
+func (a *Attestor) Answer(ctx context.Context, q attestation.Question) (*attestation.Answer, error) {
+	binding := q.Binding()
+	r := &attestation.Answer{Version: attestation.QuestionVersion, Box: q.Box, Nonce: q.Nonce}
+	var err error
+	if r.Secret, err = a.Activate(ctx, attestation.EndorsementKey{Area: q.Endorsement}, q.Challenge); err != nil {
+		return nil, err
+	}
+	if r.Data, err = a.CertifyData(ctx, binding); err != nil {
+		return nil, err
+	}
+	if r.TLS, err = a.CertifyTLS(ctx, binding); err != nil {
+		return nil, err
+	}
+	initial, err := a.InitialKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if initial != nil {
+		s, err := a.CertifyLAK(ctx, binding)
+		if err != nil {
+			return nil, err
+		}
+		r.Initial = &s
+	}
+	if r.Quote, r.PCRs, err = a.Quote(ctx, binding, q.PCRs...); err != nil {
+		return nil, err
+	}
+	if r.Counter, err = a.CertifyCounter(ctx, binding); err != nil {
+		return nil, err
+	}
+	r.Proof, err = a.chip.signer(dataKey).Sign(nil, binding, crypto.SHA256)
+	return r, err
 }
 
 // CertifyCounter says the value of the boot counter (TPM2_NV_Certify, part 3 §31.16).

@@ -2,11 +2,12 @@ package tpm_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -187,17 +188,9 @@ func refusedAs(t *testing.T, err, why error) {
 // manufactured is a swtpm with endorsement keys and certificates of its own authority.
 func manufactured(t *testing.T) (*tpm.TPM, attestation.Authorities) {
 	t.Helper()
-	tpmtest.Dir(t) // skips
-	for _, tool := range []string{"swtpm_setup", "swtpm_localca", "certtool"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed: tests of endorsement certificates are left out", tool)
-		}
-	}
-	dir := filepath.Join(t.TempDir(), "tpm")
-	x := open(t, "swtpm", dir)
-	t.Cleanup(func() { x.Close() })
+	x, trust := tpmtest.Manufactured(t)
 	pool := func(file string) *x509.CertPool {
-		pem, err := os.ReadFile(filepath.Join(dir, "swtpm", "ca", file))
+		pem, err := os.ReadFile(filepath.Join(trust, file))
 		must(t, err)
 		p := x509.NewCertPool()
 		if !p.AppendCertsFromPEM(pem) {
@@ -206,8 +199,8 @@ func manufactured(t *testing.T) (*tpm.TPM, attestation.Authorities) {
 		return p
 	}
 	return x, attestation.Authorities{
-		Makers:        []attestation.Maker{{Name: "swtpm", Class: attestation.Emulated, Roots: pool("swtpm-localca-rootca-cert.pem")}},
-		Intermediates: pool("issuercert.pem"),
+		Makers:        []attestation.Maker{{Name: "swtpm", Class: attestation.Emulated, Roots: pool("emulators/swtpm.pem")}},
+		Intermediates: pool("intermediates/swtpm.pem"),
 	}
 }
 
@@ -319,6 +312,58 @@ func selfSigned(t testing.TB) []byte {
 	defer stop(t, x)
 	tmpl := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
 	return certificate(t, tmpl, tmpl, x.Data().Public(), x.Data()).Raw
+}
+
+// The maker of a box has made an attestation key in its TPM and certified it: that stands in for the maker of the chip.
+func TestInitialKey(t *testing.T) {
+	x := tpmtest.Open(t)
+	a, lak := attestor(t, x)
+	if k, err := a.InitialKey(t.Context()); k != nil || err != nil {
+		t.Fatalf("a new TPM has the initial key %v, %v", k, err)
+	}
+	authority := open(t, "software", filepath.Join(t.TempDir(), "ca"))
+	defer stop(t, authority)
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "box maker"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	root := certificate(t, ca, ca, authority.Data().Public(), authority.Data())
+	must(t, x.Deliver(t.Context(), func(public *ecdsa.PublicKey) []byte {
+		return certificate(t, &x509.Certificate{NotAfter: time.Now().Add(time.Hour), Policies: []x509.OID{verifiedRestricted(t)}}, root, public, authority.Data()).Raw
+	}))
+	k, err := a.InitialKey(t.Context())
+	must(t, err)
+	if k == nil {
+		t.Fatal("the initial key is not found")
+	}
+	makers := attestation.Authorities{Makers: []attestation.Maker{{Name: "box maker", Class: tpm.Hardware, Roots: x509.NewCertPool()}}}
+	makers.Makers[0].Roots.AddCert(root)
+	initial, chip, err := k.Verify(makers, time.Now())
+	must(t, err)
+	if chip.Class != tpm.Hardware || chip.Maker != "box maker" {
+		t.Errorf("the chip is %+v", chip)
+	}
+	s, err := a.CertifyLAK(t.Context(), nonce)
+	must(t, err)
+	must(t, initial.Vouches(s, nonce, a.Areas().LAK))
+	refused(t, initial.Vouches(s, nonce[1:], a.Areas().LAK), "another question")
+	refused(t, lak.Vouches(s, nonce, a.Areas().LAK), "not the attestation key's")
+	refused(t, initial.Vouches(s, nonce, a.Areas().Data), "other attributes")
+
+	_, _, err = k.Verify(attestation.Authorities{}, time.Now())
+	refusedAs(t, err, attestation.ErrUnknownMaker)
+	plain := *k
+	plain.Certificate = certificate(t, &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}, root, initial.Public(), authority.Data()).Raw
+	_, _, err = plain.Verify(makers, time.Now())
+	refusedAs(t, err, attestation.ErrNotInitial)
+	plain.Area = a.Areas().LAK
+	plain.Certificate = k.Certificate
+	_, _, err = plain.Verify(makers, time.Now())
+	refusedAs(t, err, attestation.ErrOtherKey)
+}
+
+// verifiedRestricted is tcg-cap-verifiedTPMRestricted.
+func verifiedRestricted(t *testing.T) x509.OID {
+	oid, err := x509.ParseOID("2.23.133.11.1.3")
+	must(t, err)
+	return oid
 }
 
 func BenchmarkCertifyCounter(b *testing.B) {

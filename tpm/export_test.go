@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"log/slog"
 	"syscall"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // Kill sends a signal to the emulated TPM.
@@ -204,4 +207,44 @@ func OpenMeasured(ctx context.Context, o Options, measured map[uint][]byte) (*TP
 		return nil, err
 	}
 	return &TPM{class: Emulated, label: labelEmulated, keeper: c, lock: lock}, nil
+}
+
+// Deliver makes the TPM one that the maker of a box has prepared: with an initial attestation key and its certificate.
+func (t *TPM) Deliver(ctx context.Context, certify func(*ecdsa.PublicKey) []byte) error {
+	return t.keeper.(*chip).do(ctx, "deliver the TPM", func(b transport.TPM, _ tpm2.Session) error {
+		template := attestation.SigningKey(true, []byte("\x54\x37\x18\x23\x26\xe4\x14\xfc\xa7\x97\xd5\xf1\x74\x61\x5a\x16\x41\xf6\x12\x55\x79\x7c\x3a\x2b\x22\xc2\x1d\x12\x0b\x2d\x1e\x07"))
+		template.ObjectAttributes.UserWithAuth, template.ObjectAttributes.AdminWithPolicy, template.ObjectAttributes.NoDA = true, true, false
+		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: []byte("IAK")}})
+		p, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(template)}.Execute(b)
+		if err != nil {
+			return err
+		}
+		defer forget(b, p.ObjectHandle)
+		if err := persist(b, p.ObjectHandle, p.Name, initialKey); err != nil {
+			return err
+		}
+		k, err := readKey(b, initialKey)
+		if err != nil {
+			return err
+		}
+		public, err := attestation.SigningPublic(k.area)
+		if err != nil {
+			return err
+		}
+		cert := certify(public)
+		owner := tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
+		_, err = tpm2.NVDefineSpace{AuthHandle: owner, PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
+			NVIndex: initialCertificate, NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(cert)),
+			Attributes: tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, AuthRead: true, NoDA: true, NT: tpm2.TPMNTOrdinary},
+		})}.Execute(b)
+		if err != nil {
+			return err
+		}
+		name, err := nvName(b, initialCertificate)
+		if err != nil {
+			return err
+		}
+		_, err = tpm2.NVWrite{AuthHandle: owner, NVIndex: tpm2.NamedHandle{Handle: initialCertificate, Name: name}, Data: tpm2.TPM2BMaxNVBuffer{Buffer: cert}}.Execute(b)
+		return err
+	})
 }

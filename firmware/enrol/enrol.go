@@ -5,12 +5,15 @@ package enrol
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -24,6 +27,7 @@ import (
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/tpm"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // Identity is what package tpm offers of the box's keys.
@@ -31,12 +35,17 @@ type Identity interface {
 	Data() crypto.Signer
 	TLS() crypto.Signer
 	Class() tpm.Class
+	Attestor() (*tpm.Attestor, error)
 }
 
-const seedFile = "nats.nk"
+const (
+	seedFile    = "nats.nk"
+	requestFile = "request.sha256" // the digest of the last request: questions about another one are not answered
+)
 
-// Request makes the enrolment request of box from its keys. It makes the NATS user key in folder dir if there is none.
-func Request(box record.BoxID, id Identity, dir string) (*enrolment.Request, error) {
+// Request makes the enrolment request of box from its keys, with what there is to show of its TPM. It makes the NATS user
+// key in folder dir if there is none.
+func Request(ctx context.Context, box record.BoxID, id Identity, dir string) (*enrolment.Request, error) {
 	data, ok := id.Data().Public().(*ecdsa.PublicKey)
 	if !ok {
 		return nil, errors.New("cannot request enrolment: the data key is not an ECDSA key")
@@ -59,11 +68,61 @@ func Request(box record.BoxID, id Identity, dir string) (*enrolment.Request, err
 	if err != nil {
 		return nil, fmt.Errorf("cannot request enrolment: %w", err)
 	}
-	return &enrolment.Request{
+	r := &enrolment.Request{
 		Version: enrolment.Version, Box: box.String(), DataKey: dataPEM,
 		TLSRequest: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})),
 		NKey:       public, Protection: string(id.Class()), Software: version.String(),
-	}, nil
+	}
+	if r.TPM, err = present(ctx, id); err != nil {
+		return nil, fmt.Errorf("cannot request enrolment: %w", err)
+	}
+	digest, err := r.Digest()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, requestFile), []byte(hex.EncodeToString(digest)), 0o600); err != nil {
+		return nil, fmt.Errorf("cannot keep which enrolment was requested: %w; check that the data folder is writable", err)
+	}
+	return r, nil
+}
+
+// present is what the box shows of its TPM; nothing where it has none.
+func present(ctx context.Context, id Identity) (json.RawMessage, error) {
+	a, err := id.Attestor()
+	if errors.Is(err, tpm.ErrNoTPM) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.Present(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(p)
+}
+
+// Answer proves to the facility, by the TPM, what the request has said. A question about another request than the last
+// one of this box is refused: it could bind this box's keys to what somebody else asks for.
+func Answer(ctx context.Context, q attestation.Question, box record.BoxID, id Identity, dir string) (*attestation.Answer, error) {
+	if q.Version != attestation.QuestionVersion {
+		return nil, fmt.Errorf("cannot answer the question: its version is %d, this program knows %d", q.Version, attestation.QuestionVersion)
+	}
+	if q.Box != box.String() {
+		return nil, fmt.Errorf("cannot answer the question: it is for box %s, this is %s", q.Box, box)
+	}
+	asked, err := os.ReadFile(filepath.Join(dir, requestFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read which enrolment was requested: %w", err)
+	}
+	if string(asked) != hex.EncodeToString(q.Request) {
+		return nil, errors.New("cannot answer the question: it is about another request than the last one of this box; make one (vitalgate request) and have it asked about")
+	}
+	a, err := id.Attestor()
+	if err != nil {
+		return nil, fmt.Errorf("cannot answer the question: %w; the facility can enrol such a box on trust only (vitalpeer box add)", err)
+	}
+	return a.Answer(ctx, q)
 }
 
 // userKey reads the NATS user key of the box, or makes it.

@@ -1,6 +1,7 @@
 // Package enrolment is the form of the two files that a box and a facility exchange once: the box's Request (its
 // public keys) and the facility's Grant (whom to trust, where to publish, for whom to seal). Neither holds a secret, so
-// they may travel by mail, USB stick or wire; who carries them vouches that the request came from the box it names.
+// they may travel by mail, USB stick or wire. That the request came from the box it names, who carries it vouches for; or
+// the box proves it by its TPM, by a question and an answer between the two (package attestation).
 package enrolment
 
 import (
@@ -39,6 +40,19 @@ type Request struct {
 	NKey       string `json:"nkey"`       // public NATS user key, "U…"
 	Protection string `json:"protection"` // hardware, emulated or software: what the box says holds its keys; a claim, the facility decides
 	Software   string `json:"software"`   // version of the firmware that wrote it
+	// TPM is what the box shows of its TPM (attestation.Presentation); absent where its keys are in a file. Whoever believes
+	// it asks the box for proof first.
+	TPM json.RawMessage `json:"tpm,omitempty"`
+}
+
+// Digest is SHA-256 of the request: what a question about it, and the answer, are bound to.
+func (r *Request) Digest() ([]byte, error) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell the request: %w", err)
+	}
+	sum := sha256.Sum256(append([]byte("vitalgate/request/v1\n"), b...))
+	return sum[:], nil
 }
 
 // Grant is what the facility answers.
@@ -89,7 +103,7 @@ type Readers struct {
 // ReadRequest reads and checks a request file, the signature of its TLS request included.
 func ReadRequest(path string) (*Request, error) {
 	var r Request
-	if err := read(path, "enrolment request (vitalgate request)", &r); err != nil {
+	if err := Read(path, "enrolment request (vitalgate request)", &r); err != nil {
 		return nil, err
 	}
 	if err := r.Check(); err != nil {
@@ -137,7 +151,7 @@ func (r *Request) CertificateRequest() (*x509.CertificateRequest, error) {
 // ReadGrant reads and checks a grant file.
 func ReadGrant(path string) (*Grant, error) {
 	var g Grant
-	if err := read(path, "grant (vitalpeer box add)", &g); err != nil {
+	if err := Read(path, "grant (vitalpeer box add)", &g); err != nil {
 		return nil, err
 	}
 	if err := g.check(); err != nil {
@@ -188,7 +202,7 @@ func (g *Grant) check() error {
 	return nil
 }
 
-// Write stores v (a Request or a Grant) at path, whole or not at all, and does not replace an existing file.
+// Write stores v (a Request, a Grant, or what goes between) at path, whole or not at all, and does not replace an existing file.
 func Write(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -248,8 +262,8 @@ func decode(s, kind string) ([]byte, error) {
 	return b.Bytes, nil
 }
 
-// read reads a file that should be a `what`.
-func read(path, what string, v any) error {
+// Read reads a file of an enrolment that should be a `what`, strictly.
+func Read(path, what string, v any) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("cannot read the %s: %w", what, err)

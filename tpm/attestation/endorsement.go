@@ -210,10 +210,22 @@ func SameKey(cert *x509.Certificate, area tpm2.TPMTPublic) bool {
 	return false
 }
 
-// Fingerprint tells one chip from another: SHA-256 over the public area of its endorsement key, in hex.
-func (e EndorsementKey) Fingerprint() string {
-	sum := sha256.Sum256(e.Area)
-	return hex.EncodeToString(sum[:])
+// Fingerprint tells one chip from another: SHA-256 of the SubjectPublicKeyInfo of its endorsement key, in hex.
+func (e EndorsementKey) Fingerprint() (string, error) {
+	area, err := e.area()
+	if err != nil {
+		return "", fmt.Errorf("cannot tell the chip: %w", err)
+	}
+	public, err := tpm2.Pub(*area)
+	if err != nil {
+		return "", fmt.Errorf("cannot tell the chip: %w", err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return "", fmt.Errorf("cannot tell the chip: %w", err)
+	}
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func (e EndorsementKey) area() (*tpm2.TPMTPublic, error) {

@@ -50,13 +50,24 @@ func CounterArea() tpm2.TPMSNVPublic {
 
 // SigningPublic is the public key of an area that SigningKey has made.
 func SigningPublic(area tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
+	k, err := ecdsaKey(area)
+	if err == nil && k.Curve != elliptic.P256() {
+		err = errors.New("the key is not a P-256 key")
+	}
+	return k, err
+}
+
+func ecdsaKey(area tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
 	p, err := tpm2.Pub(area)
 	if err != nil {
 		return nil, err
 	}
 	k, ok := p.(*ecdsa.PublicKey)
-	if !ok || k.Curve != elliptic.P256() {
-		return nil, errors.New("the key is not a P-256 key")
+	if !ok {
+		return nil, errors.New("the key is not an ECC key")
+	}
+	if _, err := k.ECDH(); err != nil { // is the point on the curve?
+		return nil, fmt.Errorf("the key is not one of its curve: %w", err)
 	}
 	return k, nil
 }
@@ -96,9 +107,6 @@ func parseKey(area []byte, restricted bool) (*Key, error) {
 	public, err := SigningPublic(want)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := public.ECDH(); err != nil { // is the point on the curve?
-		return nil, fmt.Errorf("the key is not a P-256 key: %w", err)
 	}
 	name, err := tpm2.ObjectName(&want)
 	if err != nil {

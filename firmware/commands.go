@@ -22,6 +22,7 @@ import (
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/record/logfile"
 	"github.com/vitalgate/vitalgate/tpm"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // requestCmd writes what the facility needs to enrol this box.
@@ -60,6 +61,46 @@ func (c requestCmd) Run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Printf("%s: enrolment request of box %s, key held by: %s\nGive it to the facility (vitalpeer box add %s) and put the grant it answers where network.grant points to.\n", c.Out, box, chip.Label(), c.Out)
+	return nil
+}
+
+// answerCmd proves to the facility, by the TPM, what the request has said.
+type answerCmd struct {
+	Config   string `short:"c" default:"/etc/vitalgate/config.toml" help:"Configuration file."`
+	Question string `arg:"" type:"existingfile" help:"What the facility asks, such as gw1.question.json (vitalpeer box ask)."`
+	Out      string `short:"o" required:"" help:"File to write, such as gw1.answer.json."`
+}
+
+func (c answerCmd) Run(ctx context.Context) (err error) {
+	cfg, err := config.Load(c.Config)
+	if err != nil {
+		return err
+	}
+	box, err := record.ParseBoxID(cfg.Box.ID)
+	if err != nil {
+		return err
+	}
+	var q attestation.Question
+	if err := enrolment.Read(c.Question, "question (vitalpeer box ask)", &q); err != nil {
+		return err
+	}
+	dirs, err := openData(cfg.Box.Data)
+	if err != nil {
+		return err
+	}
+	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Log: newLog(0)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, chip.Close()) }()
+	a, err := enrol.Answer(ctx, q, box, chip, dirs.root)
+	if err != nil {
+		return err
+	}
+	if err := enrolment.Write(c.Out, a); err != nil {
+		return err
+	}
+	fmt.Printf("%s: what the TPM says of the keys of box %s.\nGive it to the facility (vitalpeer box add REQUEST --answer %s).\n", c.Out, box, c.Out)
 	return nil
 }
 

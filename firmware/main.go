@@ -23,6 +23,7 @@ type program struct {
 	Run      runCmd      `cmd:"" help:"Read the monitors, keep, sign and publish. This is what the box does."`
 	Maintain maintainCmd `cmd:"" help:"Let the field tool (vitalprov) provision this box, and run once it is provisioned."`
 	Request  requestCmd  `cmd:"" help:"Write the enrolment request of this box for the facility."`
+	Answer   answerCmd   `cmd:"" help:"Answer what a facility asks about this box's TPM, so that it knows what holds the keys."`
 	Config   configCmd   `cmd:"" help:"Check, describe or write a configuration file."`
 	Convert  convertCmd  `cmd:"" help:"Convert HL7 v2 messages to FHIR R4, one JSON document per message."`
 	Replay   replayCmd   `cmd:"" help:"Send messages from files as a monitor would, and show the acknowledgements."`

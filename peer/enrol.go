@@ -165,6 +165,7 @@ func (c *operatorRemoveCmd) Run(ctx context.Context) error {
 }
 
 type boxCmd struct {
+	Ask          boxAskCmd          `cmd:"" help:"Ask a box, by its request, to prove by its TPM what holds its keys."`
 	Add          boxAddCmd          `cmd:"" help:"Enrol a box by its request: register it and write its grant."`
 	Trial        boxTrialCmd        `cmd:"" help:"Register a box whose keys are files, to try with the nats program what a box may do."`
 	List         boxListCmd         `cmd:"" help:"List the registered boxes."`
@@ -179,6 +180,7 @@ type boxCmd struct {
 
 type boxAddCmd struct {
 	deciding
+	proven
 	Request  string            `arg:"" type:"existingfile" help:"The box's request, such as gw1.request.json."`
 	Out      string            `short:"o" placeholder:"FILE" help:"Where to write the grant (default NAME.grant.json)."`
 	Kinds    []record.Kind     `help:"Kinds of records it may write (default all: vitals, waveform, alarm, adt, other, raw)."`
@@ -211,13 +213,16 @@ func (c *boxAddCmd) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot write %s: it exists; remove it or name another with -o", c.Out)
 	}
 	r.Monitors = c.Monitors
+	if r.Attested, r.Chip, err = c.attested(c.dir(), q); err != nil {
+		return err
+	}
 	if err := c.decide(ctx, r); err != nil {
 		return err
 	}
 	if err := enrolment.Write(c.Out, g); err != nil {
 		return err
 	}
-	fmt.Printf("The protection of the key of box %s counts as %q. Its grant is in %s.\n", r.Box, (&registry.Registration{Claim: r.Claim}).Protection(), c.Out)
+	fmt.Printf("The protection of the key of box %s counts as %q. Its grant is in %s.\n", r.Box, (&registry.Registration{Claim: r.Claim, Attested: r.Attested}).Protection(), c.Out)
 	return nil
 }
 
@@ -315,6 +320,7 @@ func (c *boxResumeCmd) Run(ctx context.Context) error {
 
 type boxRekeyCmd struct {
 	deciding
+	proven
 	Request string  `arg:"" type:"existingfile" help:"A new request of the box, made with its new keys."`
 	Out     string  `short:"o" placeholder:"FILE" help:"Where to write the new grant (default NAME.grant.json)."`
 	From    *uint64 `help:"Index of the first record under the new keys (default the next one)."`
@@ -344,7 +350,10 @@ func (c *boxRekeyCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.decide(ctx, &registry.Rekey{Box: e.Box, DataKey: e.DataKey, TLSKey: e.TLSKey, NKey: e.NKey, Claim: e.Claim, Software: e.Software, Chip: e.Chip, From: from}); err != nil {
+	if e.Attested, e.Chip, err = c.attested(c.dir(), q); err != nil {
+		return err
+	}
+	if err := c.decide(ctx, &registry.Rekey{Box: e.Box, DataKey: e.DataKey, TLSKey: e.TLSKey, NKey: e.NKey, Claim: e.Claim, Software: e.Software, Chip: e.Chip, Attested: e.Attested, From: from}); err != nil {
 		return err
 	}
 	return enrolment.Write(c.Out, g)

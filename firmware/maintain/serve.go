@@ -24,6 +24,7 @@ import (
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/tpm"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // Bounds of bodies, in bytes.
@@ -43,6 +44,7 @@ var routes = []route{
 	{"GET", protocol.PathBox, true, (*Server).getBox},
 	{"GET", protocol.PathAbout, false, (*Server).getAbout},
 	{"POST", protocol.PathRequest, false, (*Server).postRequest},
+	{"POST", protocol.PathChallenge, false, (*Server).postChallenge},
 	{"PUT", protocol.PathProvision, false, (*Server).putProvision},
 	{"GET", protocol.PathStatus, false, (*Server).getStatus},
 	{"POST", protocol.PathTest, false, (*Server).postTest},
@@ -250,11 +252,31 @@ func (s *Server) postRequest(_ http.ResponseWriter, req *http.Request) (any, err
 	var q *enrolment.Request
 	err = s.alone(req.Context(), func() error {
 		return s.folder.withChip(req.Context(), s.tpmSource(), s.box.Log, func(chip *tpm.TPM) (err error) {
-			q, err = enrol.Request(id, chip, s.folder.data())
+			q, err = enrol.Request(req.Context(), id, chip, s.folder.data())
 			return err
 		})
 	})
 	return q, err
+}
+
+// postChallenge answers the facility's question about the TPM of the box, between its request and its grant.
+func (s *Server) postChallenge(_ http.ResponseWriter, req *http.Request) (any, error) {
+	var q attestation.Question
+	if err := read(req, &q); err != nil {
+		return nil, err
+	}
+	id, err := record.ParseBoxID(q.Box)
+	if err != nil {
+		return nil, refusal{http.StatusBadRequest, err}
+	}
+	var a *attestation.Answer
+	err = s.alone(req.Context(), func() error {
+		return s.folder.withChip(req.Context(), s.tpmSource(), s.box.Log, func(chip *tpm.TPM) (err error) {
+			a, err = enrol.Answer(req.Context(), q, id, chip, s.folder.data())
+			return err
+		})
+	})
+	return a, err
 }
 
 // tpmSource is where the keys are: as configured, else as the first start finds them.

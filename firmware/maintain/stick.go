@@ -87,7 +87,7 @@ func (s *Server) serveStick(ctx context.Context, stick protocol.Stick, own proto
 	var q *enrolment.Request
 	err = s.alone(ctx, func() error {
 		return s.folder.withChip(ctx, s.tpmSource(), s.box.Log, func(chip *tpm.TPM) (err error) {
-			q, err = enrol.Request(id, chip, s.folder.data())
+			q, err = enrol.Request(ctx, id, chip, s.folder.data())
 			return err
 		})
 	})

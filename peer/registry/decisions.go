@@ -131,6 +131,7 @@ type Enrol struct {
 	Claim    string        `json:"claim"`
 	Software string        `json:"software"`
 	Chip     string        `json:"chip,omitempty"`
+	Attested *Attested     `json:"attested,omitempty"`
 	Kinds    []record.Kind `json:"kinds"`
 	Monitors []string      `json:"monitors,omitempty"`
 	From     uint64        `json:"from"`
@@ -139,14 +140,22 @@ type Enrol struct {
 func (*Enrol) Kind() string { return "enrol" }
 
 func (d *Enrol) Summary() string {
-	return fmt.Sprintf("enrol box %s (claims %s) for %v", d.Box, d.Claim, d.Kinds)
+	return fmt.Sprintf("enrol box %s (%s) for %v", d.Box, proof(d.Claim, d.Attested), d.Kinds)
 }
 
 func (d *Enrol) check() error {
 	if err := checkKeys(d.Box, d.DataKey, d.TLSKey, d.NKey, d.Chip); err != nil {
 		return err
 	}
-	return checkKinds(d.Kinds)
+	return errors.Join(d.Attested.check(d.Chip), checkKinds(d.Kinds))
+}
+
+// proof is what an administrator who signs must know of the keys: what the chip has proven, or what the box only claims.
+func proof(claim string, a *Attested) string {
+	if a == nil {
+		return "on trust, claims " + claim
+	}
+	return fmt.Sprintf("proven %s of %s", a.Class, a.Maker)
 }
 
 func checkKeys(box, data, tls, nkey, chip string) error {
@@ -208,11 +217,16 @@ func (d *Enrol) apply(s *State, at Entry) error {
 	if err := s.denied(d.Chip, d.Software); err != nil {
 		return err
 	}
+	for _, o := range s.Boxes {
+		if d.Chip != "" && o.Chip == d.Chip && o.Revoked == nil {
+			return refuse(ReasonRule, "its chip is that of box %s; revoke or decommission that one first", o.Box)
+		}
+	}
 	if err := s.claim("box "+d.Box, d.DataKey, d.NKey, d.TLSKey); err != nil {
 		return err
 	}
 	r := &Registration{Version: Version, Box: d.Box, DataKey: d.DataKey, TLSKey: d.TLSKey, NKey: d.NKey, Claim: d.Claim, Software: d.Software,
-		Chip: d.Chip, Kinds: d.Kinds, Monitors: d.Monitors, From: d.From, Registered: at.Time}
+		Chip: d.Chip, Attested: d.Attested, Kinds: d.Kinds, Monitors: d.Monitors, From: d.From, Registered: at.Time}
 	s.Boxes = insert(s.Boxes, r, func(r *Registration) string { return r.Box })
 	return nil
 }
@@ -373,23 +387,26 @@ func (d *Decommission) apply(s *State, at Entry) error {
 
 // Rekey gives a box new keys from an index on, as after the change of its chip. Its log goes on.
 type Rekey struct {
-	Box      string `json:"box"`
-	DataKey  string `json:"data_key"`
-	TLSKey   string `json:"tls_key"`
-	NKey     string `json:"nkey"`
-	Claim    string `json:"claim"`
-	Software string `json:"software"`
-	Chip     string `json:"chip,omitempty"`
-	From     uint64 `json:"from"` // first index under the new data key
+	Box      string    `json:"box"`
+	DataKey  string    `json:"data_key"`
+	TLSKey   string    `json:"tls_key"`
+	NKey     string    `json:"nkey"`
+	Claim    string    `json:"claim"`
+	Software string    `json:"software"`
+	Chip     string    `json:"chip,omitempty"`
+	Attested *Attested `json:"attested,omitempty"`
+	From     uint64    `json:"from"` // first index under the new data key
 }
 
 func (*Rekey) Kind() string { return "rekey" }
 
 func (d *Rekey) Summary() string {
-	return fmt.Sprintf("give box %s new keys (claims %s) from record %d on", d.Box, d.Claim, d.From)
+	return fmt.Sprintf("give box %s new keys (%s) from record %d on", d.Box, proof(d.Claim, d.Attested), d.From)
 }
 
-func (d *Rekey) check() error { return checkKeys(d.Box, d.DataKey, d.TLSKey, d.NKey, d.Chip) }
+func (d *Rekey) check() error {
+	return errors.Join(checkKeys(d.Box, d.DataKey, d.TLSKey, d.NKey, d.Chip), d.Attested.check(d.Chip))
+}
 
 func (d *Rekey) apply(s *State, _ Entry) error {
 	if err := s.denied(d.Chip, d.Software); err != nil {
@@ -406,7 +423,7 @@ func (d *Rekey) apply(s *State, _ Entry) error {
 			return err
 		}
 		r.Earlier = append(slices.Clone(r.Earlier), KeyPeriod{r.DataKey, d.From})
-		r.DataKey, r.TLSKey, r.NKey, r.Claim, r.Software, r.Chip = d.DataKey, d.TLSKey, d.NKey, d.Claim, d.Software, d.Chip
+		r.DataKey, r.TLSKey, r.NKey, r.Claim, r.Software, r.Chip, r.Attested = d.DataKey, d.TLSKey, d.NKey, d.Claim, d.Software, d.Chip, d.Attested
 		if r.Suspended != nil && r.Suspended.Denied {
 			r.Suspended = nil
 		}

@@ -3,6 +3,8 @@ package registry
 import (
 	"cmp"
 	"crypto/ecdsa"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,6 +22,7 @@ type Registration struct {
 	Claim      string        `json:"claim"`                // what the box said holds its keys
 	Software   string        `json:"software"`             // firmware that asked for enrolment
 	Chip       string        `json:"chip,omitempty"`       // hex SHA-256 of the SubjectPublicKeyInfo of the chip's EK; absent: it was not shown
+	Attested   *Attested     `json:"attested,omitempty"`   // what the chip has proven; absent: nothing
 	Kinds      []record.Kind `json:"kinds"`                // what it may write; control leaves need no grant
 	Monitors   []string      `json:"monitors,omitempty"`   // which monitors it may speak for; absent: all. They are sealed, so only readers can hold it to them
 	From       uint64        `json:"from"`                 // first index that is accepted
@@ -29,6 +32,37 @@ type Registration struct {
 	Registered time.Time     `json:"registered"`           //
 	Suspended  *Suspension   `json:"suspension,omitempty"` // absent: not suspended
 	Revoked    *Revocation   `json:"revocation,omitempty"` // absent: in force
+}
+
+// Attested is what a facility has found of the keys of a box, from what its chip and the makers of chips say (package
+// admission).
+type Attested struct {
+	Class        string `json:"class"`              // hardware or emulated, by whose root vouches
+	Maker        string `json:"maker"`              // the name of that root here
+	Manufacturer string `json:"manufacturer"`       // as the certificate names it, such as id:49465800
+	Model        string `json:"model"`              //
+	Version      string `json:"version"`            //
+	LAK          []byte `json:"lak"`                // TPMT_PUBLIC of the attestation key: what the chip says later is checked by it
+	Policy       string `json:"policy,omitempty"`   // hex digest of what the keys are bound to; absent: they sign under any firmware
+	Firmware     uint64 `json:"firmware,omitempty"` // of the chip
+}
+
+func (a *Attested) check(chip string) error {
+	switch {
+	case a == nil:
+		return nil
+	case a.Class != "hardware" && a.Class != "emulated":
+		return fmt.Errorf("attested: the class %q is neither hardware nor emulated", a.Class)
+	case chip == "":
+		return errors.New("attested: the chip is not named")
+	case len(a.LAK) == 0 || len(a.LAK) > 1024 || len(a.Maker)+len(a.Manufacturer)+len(a.Model)+len(a.Version) > 1024:
+		return errors.New("attested: it lacks the attestation key, or says too much")
+	case a.Policy != "":
+		if err := checkDigest(a.Policy); err != nil {
+			return fmt.Errorf("attested: policy: %w", err)
+		}
+	}
+	return nil
 }
 
 // KeyPeriod is a data key that signed the records up to (not including) Until.
@@ -122,9 +156,12 @@ func (r *Registration) RefusesMonitor(index uint64, monitor string) bool {
 	return len(g.Monitors) > 0 && !slices.Contains(g.Monitors, monitor)
 }
 
-// Protection is the class of the box's key as this peer judges it, never as the box words it. Hardware needs a
-// certificate chain from the chip's maker, which this version cannot check yet, so a claim of it stays unproven.
+// Protection is the class of the box's key as the facility has found it, never as the box words it: a claim of hardware
+// that no chip has proven stays unproven.
 func (r *Registration) Protection() string {
+	if r.Attested != nil {
+		return r.Attested.Class
+	}
 	switch r.Claim {
 	case "hardware":
 		return "unproven hardware"

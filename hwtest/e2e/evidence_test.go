@@ -1,0 +1,102 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
+)
+
+// TestEnrolByEvidence follows the README: request, question, answer, grant as files between two programs that share nothing else.
+// What a lying carrier does on the way is refused, and said in words.
+func TestEnrolByEvidence(t *testing.T) {
+	for _, tool := range []string{"swtpm", "swtpm_setup", "swtpm_localca", "certtool"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	run := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, filepath.Join(bin, args[0]), args[1:]...)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	do := func(args ...string) string {
+		t.Helper()
+		out, err := run(args...)
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		return out
+	}
+	refused := func(why string, args ...string) {
+		t.Helper()
+		if out, err := run(args...); err == nil || !strings.Contains(out, why) {
+			t.Errorf("%v: want a refusal for %q, got %v\n%s", args, why, err, out)
+		}
+	}
+	do("vitalpeer", "init", "--facility", "f1", "--name", "hub", "--data", "hub", "--listen-boxes", hospital.FreeAddr(), "--listen-peers", hospital.FreeAddr(), "--page", hospital.FreeAddr())
+	for _, name := range []string{"gw1", "gw2"} {
+		config := "[box]\nid = \"f1/" + name + "\"\ndata = \"" + at(name) + "\"\n[tpm]\nsource = \"swtpm\"\n[[monitor]]\nname = \"bed1\"\nkind = \"mllp-server\"\naddress = \"127.0.0.1:0\"\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = \"1\"\n"
+		if err := os.WriteFile(at(name+".toml"), []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		do("vitalgate", "request", "-c", name+".toml", "-o", name+".request.json")
+	}
+
+	refused("unknown-maker", "vitalpeer", "box", "ask", "gw1.request.json", "--data", "hub")
+	for from, to := range map[string]string{"swtpm-localca-rootca-cert.pem": "emulators/swtpm.pem", "issuercert.pem": "intermediates/swtpm.pem"} {
+		pem, err := os.ReadFile(filepath.Join(at("gw1"), "tpm", "swtpm", "ca", from))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Dir(at("hub/trust/"+to)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at("hub/trust/"+to), pem, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do("vitalpeer", "box", "ask", "gw1.request.json", "--data", "hub")
+	refused("for box f1/gw1", "vitalgate", "answer", "gw1.question.json", "-c", "gw2.toml", "-o", "x.answer.json")
+	do("vitalgate", "answer", "gw1.question.json", "-c", "gw1.toml", "-o", "gw1.answer.json")
+	refused("not-asked", "vitalpeer", "box", "add", "gw2.request.json", "--answer", "gw1.answer.json", "--data", "hub")
+	if out := do("vitalpeer", "box", "add", "gw1.request.json", "--answer", "gw1.answer.json", "--data", "hub"); !strings.Contains(out, "emulated") || !strings.Contains(out, "vouched for by swtpm") {
+		t.Errorf("said: %s", out)
+	}
+	refused("not-asked", "vitalpeer", "box", "add", "gw1.request.json", "--answer", "gw1.answer.json", "--data", "hub", "-o", "again.json")
+	if out := do("vitalpeer", "box", "list", "--data", "hub"); !strings.Contains(out, "f1/gw1\temulated") && !strings.Contains(out, "f1/gw1  emulated") {
+		t.Errorf("list: %s", out)
+	}
+	var reg struct {
+		Chip     string
+		Attested struct {
+			Class, Maker string
+			LAK          []byte
+		}
+	}
+	if err := json.Unmarshal([]byte(do("vitalpeer", "box", "registration", "f1/gw1", "--data", "hub")), &reg); err != nil {
+		t.Fatal(err)
+	}
+	if reg.Attested.Class != "emulated" || reg.Attested.Maker != "swtpm" || len(reg.Attested.LAK) == 0 || len(reg.Chip) != 64 {
+		t.Errorf("the registry says %+v", reg)
+	}
+
+	// The chip is named: it can be denied, and it is nobody else's.
+	do("vitalgate", "request", "-c", "gw1.toml", "-o", "again.request.json")
+	refused("unknown-maker", "vitalpeer", "box", "ask", "gw2.request.json", "--data", "hub") // another emulator, of another authority
+	do("vitalpeer", "registry", "deny-chip", reg.Chip, "--reason", "stolen", "--data", "hub")
+	if out := do("vitalpeer", "box", "list", "--data", "hub"); !strings.Contains(out, "stolen") {
+		t.Errorf("the box of a denied chip goes on: %s", out)
+	}
+}

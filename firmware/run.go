@@ -69,7 +69,7 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Firmware: firmware, Log: log})
+	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Firmware: firmware, Tolerant: true, Log: log})
 	if err != nil {
 		return err
 	}

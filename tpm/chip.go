@@ -48,35 +48,64 @@ type chip struct {
 	log      *slog.Logger
 	signers  map[keyName]*signer
 
-	mu       sync.Mutex
-	closed   bool
-	bus      *bus // nil while there is no connection
-	emulator bool // the TPM itself says that it is one
-	keys     map[keyName]key
-	session  tpm2.Session // salted and encrypting, used again and again; nil when it must be made anew
-	flush    func() error
-	policed  tpm2.Session // the same for keys that are bound to the firmware
-	release  func() error // its flush
-	booted   Boot
-	refused  error // why the last attempt to connect failed
-	resting  time.Time
+	mu      sync.Mutex
+	closed  bool
+	bus     *bus // nil while there is no connection
+	keys    map[keyName]key
+	session tpm2.Session // salted and encrypting, used again and again; nil when it must be made anew
+	flush   func() error
+	policed tpm2.Session // the same for keys that are bound to the firmware
+	release func() error // its flush
+	booted  Boot
+	refused error // why the last attempt to connect failed
+	resting time.Time
 }
 
 // rest keeps callers from hammering a TPM that is gone.
 const rest = time.Second
 
-func (c *chip) open(ctx context.Context) error {
-	err := c.do(ctx, "open the TPM", func(t transport.TPM, s tpm2.Session) error {
-		n, err := c.count(t)
-		c.booted.Counter = n
-		return err
-	})
-	if err != nil {
+// patienceAtStart bounds the wait for a TPM whose keys are known: a box whose TPM hangs must not keep its monitors waiting.
+const patienceAtStart = 10 * time.Second
+
+// open reaches the TPM. Where it is tolerant, an identity that is known will do: the TPM is reached when it can be.
+func (c *chip) open(ctx context.Context, tolerant bool) error {
+	known := c.recall()
+	if tolerant = tolerant && known; tolerant {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, patienceAtStart, fmt.Errorf("the TPM did not answer within %v", patienceAtStart))
+		defer cancel()
+	}
+	err := c.do(ctx, "open the TPM", func(transport.TPM, tpm2.Session) error { return nil })
+	if err != nil && !tolerant {
 		c.close()
 		return err
 	}
+	if err != nil {
+		c.log.Error("the box starts without its TPM", "why", err)
+	}
 	c.signers = map[keyName]*signer{dataKey: c.newSigner(dataKey), tlsKey: c.newSigner(tlsKey)}
 	return nil
+}
+
+// recall takes the keys from the identity, and says whether all are there.
+func (c *chip) recall() bool {
+	keys := map[keyName]key{}
+	for name, handle := range map[keyName]tpm2.TPMHandle{dataKey: dataHandle, tlsKey: tlsHandle, lakKey: lakHandle} {
+		area, err := tpm2.Unmarshal[tpm2.TPMTPublic](c.id.Areas[name])
+		if err != nil {
+			return false
+		}
+		if _, err := attestation.SigningPublic(*area); err != nil {
+			return false
+		}
+		object, err := tpm2.ObjectName(area)
+		if err != nil || c.id.Keys[name] != hex.EncodeToString(object.Buffer) {
+			return false
+		}
+		keys[name] = key{handle, *object, *area}
+	}
+	c.keys = keys
+	return true
 }
 
 // do runs f with the TPM and the session. It tries twice: a lost connection (dead or hung TPM) or a lost session (TPM
@@ -120,6 +149,13 @@ func (c *chip) try(ctx context.Context, f func(transport.TPM, tpm2.Session) erro
 			return err
 		}
 	}
+	if c.booted.Counter == 0 { // the first time in this run
+		n, err := c.count(c.bus)
+		if err != nil {
+			return err
+		}
+		c.booted.Counter = n
+	}
 	return f(c.bus, c.session)
 }
 
@@ -145,7 +181,7 @@ func (c *chip) attach() error {
 	if err != nil {
 		return err
 	}
-	c.emulator = strings.HasPrefix(v, "IBM") && strings.Contains(v, "SW") // libtpms: manufacturer IBM, vendor string "SW   TPM"
+	c.id.Emulator = strings.HasPrefix(v, "IBM") && strings.Contains(v, "SW") // libtpms: manufacturer IBM, vendor string "SW   TPM"
 	if err := c.id.begin(c.source); err != nil {
 		return err
 	}
@@ -164,12 +200,21 @@ func (c *chip) attach() error {
 			}
 		}
 	}
-	found := map[keyName]string{}
+	found, areas := map[keyName]string{}, map[keyName][]byte{}
 	for name, k := range keys {
-		found[name] = hex.EncodeToString(k.name.Buffer)
+		found[name], areas[name] = hex.EncodeToString(k.name.Buffer), tpm2.Marshal(k.area)
+	}
+	if c.id.Keys == nil {
+		c.id.Areas = areas
 	}
 	if err := c.id.check(found, c.bus.link.String()); err != nil {
 		return err
+	}
+	if c.id.Areas == nil { // an identity of before they were remembered
+		c.id.Areas = areas
+		if err := c.id.save(); err != nil {
+			return err
+		}
 	}
 	c.keys = keys
 	return nil
@@ -580,12 +625,14 @@ func explain(err error) error {
 	if errors.Is(err, tpm2.TPMRCPolicyFail) {
 		return fmt.Errorf("the box was started in another secure boot state than this was made in; restore the secure boot keys, or reset the box and enrol it anew: %w: %w", ErrFirmware, err)
 	}
+	if errors.Is(err, tpm2.TPMRCLockout) {
+		return fmt.Errorf("%w after wrong passwords; it recovers in time, or run tpm2_dictionarylockout --clear-lockout: %w", ErrLocked, err)
+	}
 	for _, e := range []struct {
 		rc   tpm2.TPMRC
 		what string
 	}{
 		{tpm2.TPMRCFailure, "the TPM is in failure mode; power the box off and on, and replace the TPM if it stays so"},
-		{tpm2.TPMRCLockout, "the TPM has locked itself after wrong passwords; it recovers by itself in time, or run tpm2_dictionarylockout --clear-lockout"},
 		{tpm2.TPMRCAuthFail, "the TPM refused a password; the owner and endorsement passwords must be empty and the TPM directory must be the one the keys were made with"},
 		{tpm2.TPMRCBadAuth, "the TPM refused a password; the owner and endorsement passwords must be empty and the TPM directory must be the one the keys were made with"},
 		{tpm2.TPMRCNVSpace, "the TPM has no room left; remove keys or indexes of other programs (tpm2_getcap handles-persistent)"},

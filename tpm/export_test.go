@@ -114,7 +114,7 @@ func OpenFaulty(ctx context.Context, dir string, fault Fault) (*TPM, error) {
 		}
 		return &faulty{l, fault}, nil
 	}}
-	if err := c.open(ctx); err != nil {
+	if err := c.open(ctx, false); err != nil {
 		lock.Close()
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func OpenMeasured(ctx context.Context, o Options, measured map[uint][]byte) (*TP
 		}
 		return l, nil
 	}
-	if err := c.open(ctx); err != nil {
+	if err := c.open(ctx, false); err != nil {
 		lock.Close()
 		return nil, err
 	}

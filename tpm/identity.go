@@ -34,6 +34,11 @@ type identity struct {
 	// Keys are the Names of the keys (TPM2B_NAME, part 1 §16), or SHA-256 of the SPKI for a software key, in hex. Empty
 	// until all are made.
 	Keys map[keyName]string `json:"keys,omitempty"`
+	// Areas are the public areas of the keys of a TPM (TPMT_PUBLIC): with them the box knows its public keys while the TPM
+	// is not there.
+	Areas map[keyName][]byte `json:"areas,omitempty"`
+	// Emulator says that the device has called itself one.
+	Emulator bool `json:"emulator,omitempty"`
 
 	path string
 }

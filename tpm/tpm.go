@@ -53,6 +53,9 @@ const (
 // enrolled with (cleared, replaced, state lost), or holds keys this box has no password for.
 var ErrIdentity = errors.New("not this box's identity")
 
+// ErrLocked marks the refusal of a TPM that has counted too many wrong passwords: it recovers by itself in time.
+var ErrLocked = errors.New("the TPM has locked itself")
+
 // ErrClosed is returned by every use after Close.
 var ErrClosed = errors.New("the TPM is closed")
 
@@ -67,10 +70,13 @@ type Options struct {
 	// Firmware is what the running release brings with it. Keys made with it sign only under firmware that its release key
 	// has approved; nil on a system that is not measured.
 	Firmware *attestation.Firmware
+	// Tolerant opens an identity that was made before even where the TPM does not answer, or another one does. Its keys are
+	// known, their use fails until it is back; see [TPM.Boot].
+	Tolerant bool
 	Log      *slog.Logger // nil discards
 }
 
-// Boot tells one run of the box from another. All three only rise in the life of one TPM (a swtpm or a file can be rolled back).
+// Boot tells one run of the box from another; the zero Boot says that the TPM has not been reached in this run. All three only rise in the life of one TPM (a swtpm or a file can be rolled back).
 type Boot struct {
 	Resets   uint32 // TPM Resets (power cycles), TPMS_CLOCK_INFO.resetCount
 	Restarts uint32 // TPM Restarts and Resumes since the last Reset
@@ -141,17 +147,17 @@ func open(ctx context.Context, o Options) (*TPM, error) {
 	case "swtpm":
 		c := &chip{source: "swtpm", patience: swtpmPatience, id: id, gate: g, log: o.Log,
 			dial: func(ctx context.Context) (link, error) { return startSwtpm(ctx, o.Dir, o.Log) }}
-		if err := c.open(ctx); err != nil {
+		if err := c.open(ctx, o.Tolerant); err != nil {
 			return nil, err
 		}
 		return &TPM{class: Emulated, label: labelEmulated, keeper: c}, nil
 	default:
 		c := &chip{source: "device", patience: devicePatience, id: id, gate: g, log: o.Log,
 			dial: func(ctx context.Context) (link, error) { return openDevice(ctx, source) }}
-		if err := c.open(ctx); err != nil {
+		if err := c.open(ctx, o.Tolerant); err != nil {
 			return nil, err
 		}
-		if c.emulator {
+		if c.id.Emulator {
 			return &TPM{class: Emulated, label: labelEmulated, keeper: c}, nil
 		}
 		return &TPM{class: Hardware, label: "TPM 2.0 at " + source, keeper: c}, nil

@@ -15,8 +15,8 @@ import (
 // acknowledgement leaves when the spool says that the reading is on disk.
 func (p *Pipeline) keep(known *resent, in <-chan *reading) {
 	boot := p.booted
-	p.bootDue.Store(true)
-	p.begin(boot) // if the disk refuses it, the next reading brings it again
+	p.bootDue.Store(boot != tpm.Boot{}) // what the TPM has not told yet comes when it is reached
+	p.begin(boot)                       // if the disk refuses it, the next reading brings it again
 	sweep := time.NewTicker(30 * time.Second)
 	defer sweep.Stop()
 	for {

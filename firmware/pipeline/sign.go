@@ -9,12 +9,38 @@ import (
 	"github.com/vitalgate/vitalgate/firmware/health"
 	"github.com/vitalgate/vitalgate/firmware/spool"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/tpm"
 )
 
 // sign is the signer loop: while the chip signs one checkpoint, leaves for the next collect (group commit, no timer).
 // A chip that fails is a condition; readings go on being kept, and everything is signed when it is back.
 func (p *Pipeline) sign(ctx context.Context) error {
 	failing := false
+	fail := func(err error) (again bool) {
+		failing = true
+		if p.Health.Set(trouble(err)) {
+			p.Log.Error("cannot sign", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(p.RetryAfter):
+			return true
+		}
+	}
+	recovered := func() {
+		if failing {
+			failing = false
+			p.Health.Clear("not-signed", "")
+			p.Log.Info("signing again")
+		}
+	}
+	for p.booted == (tpm.Boot{}) { // the box has started without its TPM: that is said though nothing has come to sign
+		if _, err := p.clock(); err != nil && !fail(err) {
+			return nil
+		}
+	}
+	recovered()
 	for {
 		tree, err := p.Spool.WaitUnsigned(ctx)
 		if err != nil {
@@ -28,22 +54,12 @@ func (p *Pipeline) sign(ctx context.Context) error {
 			if errors.Is(err, spool.ErrDisk) || errors.Is(err, spool.ErrClosed) {
 				return err
 			}
-			failing = true
-			if p.Health.Set(trouble(err)) {
-				p.Log.Error("cannot sign", "error", err)
-			}
-			select {
-			case <-ctx.Done():
+			if !fail(err) {
 				return nil
-			case <-time.After(p.RetryAfter):
 			}
 			continue
 		}
-		if failing {
-			failing = false
-			p.Health.Clear("not-signed", "")
-			p.Log.Info("signing again")
-		}
+		recovered()
 	}
 }
 
@@ -55,8 +71,21 @@ func trouble(err error) health.Condition {
 		c.Remedy = "The box's disk is full or fails. It goes on by itself when there is room; if it stays so, replace the box's storage."
 		return c
 	}
-	c.Sentence = "The TPM does not sign: " + err.Error() + ". Readings are kept on the box but not published."
-	c.Remedy = "If it stays so for minutes, restart the box; if it comes back, the TPM must be replaced and the box enrolled anew."
+	const kept = ". Readings are kept on the box but not published."
+	switch {
+	case errors.Is(err, tpm.ErrIdentity):
+		c.Sentence = "The TPM is not the one that this box was enrolled with: " + err.Error() + kept
+		c.Remedy = "Put the old TPM, or the old main board, back into the box. If it is lost, enrol the box anew; what is kept on it is published under its old name no more."
+	case errors.Is(err, tpm.ErrFirmware):
+		c.Sentence = "The TPM does not sign under this firmware: " + err.Error() + kept
+		c.Remedy = "Install a release of the box's maker, and leave secure boot as the factory has set it."
+	case errors.Is(err, tpm.ErrLocked):
+		c.Sentence = "The TPM has locked itself: " + err.Error() + kept
+		c.Remedy = "Leave the box powered: the TPM opens by itself within hours. Keep other programs from the TPM."
+	default:
+		c.Sentence = "The TPM does not sign: " + err.Error() + kept
+		c.Remedy = "It is tried again by itself. If it stays so for minutes, power the box off and on; if that does not help, the TPM must be replaced and the box enrolled anew."
+	}
 	return c
 }
 
@@ -64,19 +93,11 @@ func trouble(err error) health.Condition {
 var errKeep = errors.New("cannot keep a checkpoint")
 
 func (p *Pipeline) signTree(tree record.Tree) error {
-	clock, err := p.Signer.Clock()
+	clock, err := p.clock()
 	if err != nil {
 		return err
 	}
-	boot := p.Signer.Boot()
-	if boot != p.booted {
-		p.booted = boot
-		select {
-		case <-p.resets: // not taken yet: this one is newer
-		default:
-		}
-		p.resets <- boot
-	}
+	boot := p.booted
 	c := record.Checkpoint{
 		Origin: p.Box.Origin(), Size: tree.Size(), Root: tree.Root(),
 		Boot: boot.Resets, Clock: clock, Counter: boot.Counter, Protection: p.Protection,
@@ -89,6 +110,23 @@ func (p *Pipeline) signTree(tree record.Tree) error {
 		return fmt.Errorf("%w: %w", errKeep, err)
 	}
 	return nil
+}
+
+// clock asks the chip for its time, and has a boot leaf written where that tells of another run of it.
+func (p *Pipeline) clock() (uint64, error) {
+	clock, err := p.Signer.Clock()
+	if err != nil {
+		return 0, err
+	}
+	if boot := p.Signer.Boot(); boot != p.booted {
+		p.booted = boot
+		select {
+		case <-p.resets: // not taken yet: this one is newer
+		default:
+		}
+		p.resets <- boot
+	}
+	return clock, nil
 }
 
 // signLast signs what was kept while the line was stopping, so that it can be published before the box stops. What it cannot

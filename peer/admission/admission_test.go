@@ -404,7 +404,7 @@ func TestABoxIsAdmittedByItsMaker(t *testing.T) {
 	r := b.request(t)
 	maker := newAuthority(t)
 	iak := newKey(t) // stands for the key in the TPM: what it says has the same form
-	area := initialArea(&iak.PublicKey)
+	area := initialArea(t, &iak.PublicKey)
 	p := shown(t, r)
 	p.Initial = &attestation.InitialKey{Area: area, Certificate: maker.certifyInitial(t, &iak.PublicKey)}
 	r = showing(t, r, p)
@@ -546,10 +546,13 @@ func (a authority) certifyInitial(t testing.TB, k *ecdsa.PublicKey) []byte {
 	return der
 }
 
-func initialArea(k *ecdsa.PublicKey) []byte {
+func initialArea(t testing.TB, k *ecdsa.PublicKey) []byte {
+	t.Helper()
+	point, err := k.Bytes()
+	must(t, err)
 	area := attestation.SigningKey(true, nil)
 	area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-		X: tpm2.TPM2BECCParameter{Buffer: k.X.FillBytes(make([]byte, 32))}, Y: tpm2.TPM2BECCParameter{Buffer: k.Y.FillBytes(make([]byte, 32))},
+		X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]},
 	})
 	return tpm2.Marshal(area)
 }

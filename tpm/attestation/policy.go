@@ -184,14 +184,15 @@ func (f *Firmware) ReleaseArea() (tpm2.TPMTPublic, error) {
 	area := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{SignEncrypt: true, UserWithAuth: true}}
 	switch k := f.release.(type) {
 	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() {
+		point, err := k.Bytes() // uncompressed: 4, X, Y (SEC 1 §2.3.3)
+		if err != nil || k.Curve != elliptic.P256() {
 			break
 		}
 		area.Type = tpm2.TPMAlgECC
 		area.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256})
 		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-			X: tpm2.TPM2BECCParameter{Buffer: k.X.FillBytes(make([]byte, 32))},
-			Y: tpm2.TPM2BECCParameter{Buffer: k.Y.FillBytes(make([]byte, 32))},
+			X: tpm2.TPM2BECCParameter{Buffer: point[1:33]},
+			Y: tpm2.TPM2BECCParameter{Buffer: point[33:]},
 		})
 		return area, nil
 	case *rsa.PublicKey:

@@ -464,7 +464,7 @@ func (p *peer) record(ctx context.Context, id record.BoxID, index uint64) (v rec
 // pages is what the page's address serves.
 func (p *peer) pages() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", p.view.Handler())
+	mux.Handle("/", unbound(p.conf.Page.Listen, p.view.Handler()))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", p.serveReady)
 	mux.HandleFunc("GET /metrics", p.serveMetrics)
@@ -555,15 +555,35 @@ func (p *peer) works() map[record.BoxID]*ingest.Ingest {
 	return maps.Clone(p.work)
 }
 
-// local says whether a request came in on a loopback address and under a name that no stranger's page can take (DNS
-// rebinding), because the answer holds patient data.
+// local says whether a request came in on a loopback address and under a name that no stranger's page can take, because
+// the answer holds patient data.
 func local(q *http.Request) bool {
 	a, ok := q.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	host := q.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+	return ok && a.IP.IsLoopback() && own(q, "")
+}
+
+// own says whether a request calls this address by a number, as localhost, or by the name that it listens on. A stranger's
+// web page can have a name of its own point here (DNS rebinding), and then read the answers.
+func own(q *http.Request, listen string) bool {
+	name := func(s string) string {
+		if h, _, err := net.SplitHostPort(s); err == nil {
+			return h
+		}
+		return s
 	}
-	return ok && a.IP.IsLoopback() && (host == "localhost" || net.ParseIP(host) != nil)
+	host := name(q.Host)
+	return host == "localhost" || net.ParseIP(host) != nil || host != "" && host == name(listen)
+}
+
+// unbound refuses requests under foreign names.
+func unbound(listen string, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if !own(q, listen) {
+			http.Error(w, "call this page by its address, or by the name in page.listen of peer.toml", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, q)
+	})
 }
 
 // listenSocket opens the socket for commands on this machine; the folder's mode keeps others out.

@@ -369,7 +369,13 @@ func TestCapturedBox(t *testing.T) {
 	try := func(what, send string, change func(map[string]any), patience time.Duration) {
 		attacks++
 		answer := th.attack(send, change, patience)
-		fmt.Fprintf(&answers, "%-70.70s %.160q\n", what, strings.ReplaceAll(answer, "PONG\r\n", ""))
+		var said []string
+		for l := range strings.SplitSeq(answer, "\r\n") {
+			if l != "" && l != "PONG" && !strings.HasPrefix(l, "INFO ") {
+				said = append(said, l[:min(len(l), 100)])
+			}
+		}
+		fmt.Fprintf(&answers, "%-60.60s %.200s\n", what, strings.Join(said, " | "))
 	}
 	const usual, short = 15 * time.Second, 200 * time.Millisecond
 

@@ -53,6 +53,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	r.mu.Lock()
 	r.asking, r.told, r.behind = map[string]bool{}, map[string]uint64{}, map[string]uint64{}
 	r.mu.Unlock()
+	start := r.last()
 	says, err := r.Conn.SubscribeSync("peer.say.*.registry")
 	if err != nil {
 		return fmt.Errorf("cannot listen to the peers: %w", err)
@@ -66,12 +67,13 @@ func (r *Registry) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return each(ctx, says, func(m *nats.Msg) { r.heard(ctx, g, m) }) })
 	g.Go(func() error { return each(ctx, asks, r.serve) })
-	g.Go(func() error { return r.announce(ctx) })
+	g.Go(func() error { return r.announce(ctx, start) })
 	return g.Wait()
 }
 
-// announce tells the peers the last entry.
-func (r *Registry) announce(ctx context.Context) error {
+// announce tells the peers the last entry. The first time it begins with the one that was the last at the start, so that they
+// learn of a disk that was set back although they bring it up to date at once.
+func (r *Registry) announce(ctx context.Context, start []byte) error {
 	tick := time.NewTicker(settle)
 	defer tick.Stop()
 	said, links := time.Time{}, 0
@@ -81,7 +83,11 @@ func (r *Registry) announce(ctx context.Context) error {
 			links, said = n, time.Now().Add(settle-announceEvery)
 		}
 		if time.Since(said) >= announceEvery {
-			r.say()
+			if links > 0 {
+				r.say(start)
+				start = nil
+			}
+			r.say(r.last())
 			said = time.Now()
 		}
 		select {
@@ -94,9 +100,13 @@ func (r *Registry) announce(ctx context.Context) error {
 	}
 }
 
-func (r *Registry) say() {
-	last := r.Entries.Entries(r.Entries.State().Size-1, 1)
-	if err := r.Conn.Publish("peer.say."+r.Name+".registry", last[0]); err != nil {
+func (r *Registry) last() []byte { return r.Entries.Entries(r.Entries.State().Size-1, 1)[0] }
+
+func (r *Registry) say(entry []byte) {
+	if entry == nil {
+		return
+	}
+	if err := r.Conn.Publish("peer.say."+r.Name+".registry", entry); err != nil {
 		r.Log.Warn("cannot announce the registry to the peers", "error", err)
 	}
 }

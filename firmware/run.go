@@ -131,7 +131,7 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 		g.Go(func() error { return showStatus(gctx, cfg.Status.Listen, report, board, log) })
 	}
 	g.Go(func() error { return watch(gctx, board, report, log) })
-	g.Go(func() error { return tell(gctx, report, log) })
+	g.Go(func() error { return tell(gctx, report, line.Pulse, log) })
 	log.Info("running", "box", box.String(), "version", version.String(), "key", chip.Label(), "next", sp.Next(), "monitors", len(monitors))
 	// The link outlives the line by a moment, so that what the line kept last is published before the box stops.
 	lctx, stopLink := context.WithCancel(context.WithoutCancel(ctx))

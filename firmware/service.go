@@ -28,7 +28,7 @@ func (c serviceCmd) Run(ctx context.Context) error {
 	s, err := service.New(d, &service.Config{
 		Name: "vitalgate", DisplayName: "vitalgate", Description: "Reads the bedside monitor and publishes its signed readings.",
 		Arguments: []string{"service", "run", "--config", path},
-		Option:    service.KeyValue{"Restart": "always", "LimitNOFILE": 4096},
+		Option:    service.KeyValue{"SystemdScript": systemdUnit},
 	})
 	if err != nil {
 		return fmt.Errorf("cannot use this system's service manager: %w; run vitalgate run under a supervisor of your choice", err)
@@ -62,6 +62,27 @@ func (c serviceCmd) Run(ctx context.Context) error {
 	fmt.Printf("service vitalgate: %s done\n", c.Action)
 	return nil
 }
+
+// systemdUnit: ready when the monitors are read, restarted at once when it ends or gives no sign of life for half a minute. What was
+// read is kept within two seconds of the stop.
+const systemdUnit = `[Unit]
+Description={{Description}}
+After=network.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={{Path | cmdEscape}}{{range Arguments}} {{. | cmd}}{{end}}
+Restart=always
+RestartSec=1
+WatchdogSec=30
+TimeoutStopSec=15
+LimitNOFILE=4096
+
+[Install]
+WantedBy=multi-user.target
+`
 
 // daemon is the box under a service manager.
 type daemon struct {

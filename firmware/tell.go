@@ -4,19 +4,22 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
 	"time"
 
 	"github.com/vitalgate/vitalgate/firmware/notify"
 	"github.com/vitalgate/vitalgate/firmware/status"
 )
 
-// tell says to whoever started this program how it is, until ctx ends. Each time it asks every part for its state, so a part that
-// hangs silences it, and the other side acts.
-func tell(ctx context.Context, report func() status.Report, log *slog.Logger) error {
+// tell says to whoever started this program how it is, until ctx ends. It says that it is alive only if a pulse has gone through the
+// line, and every part has given its state, since it last said so: a part that hangs silences it, and the other side acts.
+func tell(ctx context.Context, report func() status.Report, pulse func(context.Context) error, log *slog.Logger) error {
 	if err := notify.Send(notify.Ready + "=1"); err != nil {
 		log.Warn("nobody hears how this program is", "why", err)
 	}
-	tick := time.NewTicker(2 * time.Second)
+	every := signOfLife()
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var through passage
 	for {
@@ -32,8 +35,25 @@ func tell(ctx context.Context, report func() status.Report, log *slog.Logger) er
 		if ok {
 			done = 1
 		}
-		notify.Send(notify.Watchdog+"=1", notify.Status+"="+r.Verdict, fmt.Sprintf("%s=%d", notify.Kept, kept), fmt.Sprintf("%s=%d", notify.Through, done))
+		fields := []string{notify.Status + "=" + r.Verdict, fmt.Sprintf("%s=%d", notify.Kept, kept), fmt.Sprintf("%s=%d", notify.Through, done)}
+		beating, enough := context.WithTimeout(ctx, every)
+		if err := pulse(beating); err == nil {
+			fields = append(fields, notify.Watchdog+"=1")
+		} else if ctx.Err() == nil {
+			log.Warn("the line does not move: no sign of life is given", "within", every.String())
+		}
+		enough()
+		notify.Send(fields...)
 	}
+}
+
+// signOfLife is how often: every two seconds, or as often as the service manager's watchdog needs it (sd_watchdog_enabled(3): half
+// of what it waits; a third leaves room for a pulse that takes its time).
+func signOfLife() time.Duration {
+	if us, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64); err == nil && us > 0 {
+		return max(min(2*time.Second, time.Duration(us)*time.Microsecond/3), 10*time.Millisecond)
+	}
+	return 2 * time.Second
 }
 
 // passage finds out whether a reading of this run has come all the way through: kept, signed, and acknowledged by a leaf node.

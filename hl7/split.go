@@ -90,7 +90,7 @@ func isEnvelope(b []byte, i int) bool {
 // Messages cuts what stands in one frame into its messages, in order, with nothing left out: the header lines of a batch go
 // with the message after them, all else with the message before it. A frame of one message, or of none, is one part.
 func Messages(frame []byte) [][]byte {
-	if first := bytes.Index(frame, []byte("MSH")); first < 0 || bytes.Index(frame[first+3:], []byte("MSH")) < 0 {
+	if first := bytes.Index(frame, []byte("MSH")); first < 0 || !bytes.Contains(frame[first+3:], []byte("MSH")) {
 		return [][]byte{frame} // as nearly all are
 	}
 	var parts [][]byte

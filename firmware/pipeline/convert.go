@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/vitalgate/vitalgate/adapters"
 	"github.com/vitalgate/vitalgate/fhir/mapping"
 	"github.com/vitalgate/vitalgate/hl7"
@@ -29,8 +31,16 @@ type reading struct {
 	answers    [][]byte // what to reply once the reading is on disk
 	size       int64    // bytes of the message, and of its Bundle: their part of the pipeline's room
 	bundle     int64
+	share      *semaphore.Weighted // of its monitor
 	counters   *Counters
 }
+
+// shareBytes bounds what one monitor has between here and the disk: each commit waits for all that is to be written, and the others
+// must not wait for a flood of one.
+const shareBytes = 512 << 10
+
+// part is the reading's part of its monitor's share.
+func (r *reading) part() int64 { return min(r.size, shareBytes) }
 
 // Counters tell how one monitor's messages fared since the start.
 type Counters struct {
@@ -62,6 +72,7 @@ func (c *Counters) snapshot() Snapshot {
 // which are counted and answered.
 func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Frame, out chan<- *reading) error {
 	c := converter{monitor: m, converter: mapping.NewConverter(m.Dialect), patients: newPatients(m), joiners: map[uint64]*hl7.Joiner{}, sequences: sequences{}}
+	share := semaphore.NewWeighted(shareBytes)
 	for frame := range frames {
 		for _, f := range frame.Split(hl7.Messages(frame.Data)) {
 			n.Messages.Add(1)
@@ -75,6 +86,10 @@ func (p *Pipeline) convert(m *Monitor, n *Counters, frames <-chan *adapters.Fram
 			r.counters = n
 			r.size = min(int64(len(r.Content.Raw)), roomBytes/2)
 			r.bundle = min(int64(len(r.Content.Bundle)), roomBytes/2)
+			r.share = share
+			if err := share.Acquire(context.Background(), r.part()); err != nil {
+				return err
+			}
 			if err := p.room.Acquire(context.Background(), r.size+r.bundle); err != nil { // the keeper outlives us, so this ends
 				return err
 			}

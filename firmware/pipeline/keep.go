@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -37,9 +38,30 @@ func (p *Pipeline) keep(known *resent, in <-chan *reading) {
 		case boot = <-p.resets:
 			p.bootDue.Store(true)
 			p.begin(boot)
+		case beat := <-p.pulses:
+			if err := p.Spool.Append(nil, func(error) { close(beat) }); err != nil {
+				close(beat) // a disk that refuses has answered
+			}
 		case <-sweep.C: // keys end in time though no reading comes
 			p.Sealer.Expire()
 		}
+	}
+}
+
+// Pulse goes the way of a reading, through the keeper to the disk and back: when it returns nil, the line moves. A part that hangs,
+// or a disk that does not answer, holds it up until ctx ends.
+func (p *Pipeline) Pulse(ctx context.Context) error {
+	beat := make(chan struct{})
+	select {
+	case p.pulses <- beat:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-beat:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -132,6 +154,7 @@ func (p *Pipeline) appendAgain(known *resent, r *reading) error {
 // answer is the end of a reading.
 func (p *Pipeline) answer(r *reading, acks [][]byte) {
 	p.room.Release(r.size)
+	r.share.Release(r.part())
 	r.frame.Reply(acks...)
 }
 

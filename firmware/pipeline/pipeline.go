@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,7 @@ type Pipeline struct {
 	booted   tpm.Boot      // as of the last signature
 	resets   chan tpm.Boot // the chip was reset under us: a boot leaf is due
 	bootDue  atomic.Bool
+	pulses   chan chan struct{}
 	room     *semaphore.Weighted // bytes of messages and Bundles under way
 }
 
@@ -76,7 +78,7 @@ func New(c Config) *Pipeline {
 	if c.RetryAfter == 0 {
 		c.RetryAfter = time.Second
 	}
-	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan tpm.Boot, 1), room: semaphore.NewWeighted(roomBytes)}
+	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan tpm.Boot, 1), pulses: make(chan chan struct{}), room: semaphore.NewWeighted(roomBytes)}
 	for range c.Monitors {
 		p.counters = append(p.counters, &Counters{})
 	}
@@ -131,7 +133,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 // listen keeps one adapter running. An adapter that gives up is a condition, not the end of the other monitors.
 func (p *Pipeline) listen(ctx context.Context, m *Monitor, frames chan<- *adapters.Frame) error {
 	for {
-		err := m.Adapter.Run(ctx, frames)
+		err := read(ctx, m.Adapter, frames)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -149,6 +151,16 @@ func (p *Pipeline) listen(ctx context.Context, m *Monitor, frames chan<- *adapte
 		case <-time.After(p.RetryAfter):
 		}
 	}
+}
+
+// read runs an adapter. What it panics with ends this one monitor's line, which is begun again.
+func read(ctx context.Context, a adapters.Adapter, frames chan<- *adapters.Frame) (err error) {
+	defer func() {
+		if e := recover(); e != nil {
+			err = fmt.Errorf("the monitor's line failed (%T)", e)
+		}
+	}()
+	return a.Run(ctx, frames)
 }
 
 // Counters of monitor i of the configuration, as they stand.

@@ -32,19 +32,23 @@ import (
 type bedside struct {
 	name string
 	in   chan *adapters.Frame
-	gone chan struct{}
+	faults
 }
 
 func newBedside(name string) *bedside {
-	return &bedside{name: name, in: make(chan *adapters.Frame), gone: make(chan struct{})}
+	return &bedside{name: name, in: make(chan *adapters.Frame), faults: faults{fault: make(chan func())}}
 }
 
 func (b *bedside) Run(ctx context.Context, out chan<- *adapters.Frame) error {
-	defer close(b.gone)
 	for {
+		if err := b.err(); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case fail := <-b.fault:
+			fail()
 		case f := <-b.in:
 			select {
 			case out <- f:

@@ -130,13 +130,13 @@ func (b *box) updateFromStick(ctx context.Context, f *os.File) error {
 // identity. What is carried over
 // to the new data is the label, because it is stuck to the box.
 func (b *box) wipe(ctx context.Context) error {
-	label, err := os.ReadFile(filepath.Join(boxFolder, "claim"))
-	if err != nil {
-		return err
-	}
-	link, err := os.ReadFile(filepath.Join(boxFolder, "link.key"))
-	if err != nil {
-		return err
+	label := map[string][]byte{}
+	for _, name := range own {
+		text, err := os.ReadFile(filepath.Join(boxFolder, name))
+		if err != nil {
+			return fmt.Errorf("cannot carry the label over: %w", err)
+		}
+		label[name] = text
 	}
 	if err := b.data.wipe(); err != nil {
 		return err
@@ -144,7 +144,7 @@ func (b *box) wipe(ctx context.Context) error {
 	if err := b.clear(ctx); err != nil {
 		return err
 	}
-	if err := b.data.renew(ctx, b.vault, b.firm, map[string][]byte{"claim": label, "link.key": link}); err != nil {
+	if err := b.data.renew(ctx, b.vault, b.firm, label); err != nil {
 		return err
 	}
 	b.log.Warn("the box was wiped")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -137,10 +138,13 @@ func (w *worker) run(ctx context.Context, config string) error {
 	}
 }
 
+// own are the files in the box's folder that the line has no business with: the key and the claim of the label.
+var own = []string{"link.key", "claim"}
+
 // hand gives the box's folder to the line's user. What the first process has written there was its own.
 func hand(dir string) error {
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
+		if err != nil || slices.Contains(own, filepath.Base(path)) {
 			return err
 		}
 		return os.Lchown(path, workUser, workUser)

@@ -158,10 +158,21 @@ func (o *Opener) key(v Verified) (cipher.AEAD, error) {
 			}
 		}
 		if share == nil {
-			return nil, fmt.Errorf("%w: the %s side is missing", ErrNoKey, s)
+			return nil, fmt.Errorf("%w: the %s side is missing, which is sealed to %s", ErrNoKey, s, readersOf(list, s))
 		}
 		all = append(all, share...)
 		clear(share)
 	}
 	return contentKey(all, v.published.Leaf, box, index)
+}
+
+// readersOf names the readers of a side, for who looks for a key.
+func readersOf(list []sealedShare, s side) string {
+	text := "reader key"
+	for _, share := range list {
+		if share.side == s {
+			text += " " + share.reader
+		}
+	}
+	return text
 }

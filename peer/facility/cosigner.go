@@ -1,6 +1,7 @@
 package facility
 
 import (
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -36,7 +37,17 @@ func (d Dir) Cosigner(c *Config) (*cosign.Secret, *cosign.Card, error) {
 	if s.Name != cosign.Name(c.Facility, c.Name) {
 		return nil, nil, fmt.Errorf("cannot use %s: it is the key of %s", d.CosignerKey(), s.Name)
 	}
-	b, err = readSecret(d.Key())
+	key, chain, err := d.Voice()
+	if err != nil {
+		return nil, nil, err
+	}
+	card, err := cosign.NewCard(c.Facility, c.Name, s.Public, encode("CERTIFICATE", chain[0].Raw), key)
+	return s, card, err
+}
+
+// Voice is what this peer vouches with: the key of its certificate, the certificate, and that of the authority.
+func (d Dir) Voice() (crypto.Signer, []*x509.Certificate, error) {
+	b, err := readSecret(d.Key())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,12 +55,19 @@ func (d Dir) Cosigner(c *Config) (*cosign.Secret, *cosign.Card, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot use %s: %w", d.Key(), err)
 	}
-	cert, err := os.ReadFile(d.Certificate())
+	text, err := os.ReadFile(d.Certificate())
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read the peer's certificate: %w", err)
 	}
-	card, err := cosign.NewCard(c.Facility, c.Name, s.Public, string(cert), key)
-	return s, card, err
+	cert, err := enrolment.ParseCertificate(string(text))
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot use %s: %w", d.Certificate(), err)
+	}
+	authority, err := d.Authority()
+	if err != nil {
+		return nil, nil, err
+	}
+	return key, []*x509.Certificate{cert, authority}, nil
 }
 
 // Authority is the certificate of the facility's authority.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vitalgate/vitalgate/fhir/mapping"
+	"github.com/vitalgate/vitalgate/firmware/config"
 	"github.com/vitalgate/vitalgate/firmware/detect"
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/hl7"
@@ -96,7 +97,7 @@ func (c codesCmd) Run() error {
 
 // siteDialect is a dialect with the site's own codes, if codes names a file of them.
 func siteDialect(name, codes string) (*mapping.Dialect, error) {
-	d, err := mapping.LookupDialect(name)
+	d, err := config.Dialect(name)
 	if err != nil || codes == "" {
 		return d, err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"regexp"
 	"sort"
 	"strconv"
 	"strings"
@@ -43,9 +45,9 @@ type Dialect struct {
 	absent    []string
 	sentinels []float64
 	knownOnly bool // sentinels hold for known codes only
-	bed       path
-	bedNumber path // what makes a bed of the name in bed, where that is a ward's
-	bedID     path
+	bed       place
+	bedNumber place // what makes a bed of the name in bed, where that is a ward's
+	bedID     place
 	noBed     bool
 	messages  []messageRule
 	rows      []rowRule
@@ -93,7 +95,7 @@ type detectRule struct {
 
 // condition asks something of one field. Of OBX fields any row of the first few will do when a message is judged.
 type condition struct {
-	at       path
+	at       place
 	equals   string
 	oneOf    []string
 	prefix   string
@@ -102,13 +104,13 @@ type condition struct {
 	absent   bool
 }
 
-// path is a place in a message, as OBX-3.1.2.
-type path struct {
+// place is where something stands in a message, as OBX-3.1.2.
+type place struct {
 	segment               string
 	field, component, sub int
 }
 
-func parsePath(s string) (p path, err error) {
+func parsePlace(s string) (p place, err error) {
 	segment, rest, ok := strings.Cut(s, "-")
 	if !ok || len(segment) != 3 {
 		return p, fmt.Errorf("cannot read place %q: want the form OBX-3.1", s)
@@ -132,7 +134,7 @@ func parsePath(s string) (p path, err error) {
 }
 
 // in gives the value at p in segment s.
-func (p path) in(s hl7.Segment) hl7.Value {
+func (p place) in(s hl7.Segment) hl7.Value {
 	v := s.Field(p.field)
 	if p.component > 0 {
 		v = v.Comp(p.component)
@@ -254,7 +256,7 @@ type conditionFile struct {
 }
 
 func (f conditionFile) condition() (condition, error) {
-	at, err := parsePath(f.Field)
+	at, err := parsePlace(f.Field)
 	c := condition{at: at, equals: f.Equals, oneOf: f.OneOf, prefix: f.Prefix, contains: f.Contains, length: f.Length, absent: f.Absent}
 	if err == nil && c.equals == "" && len(c.oneOf) == 0 && c.prefix == "" && c.contains == "" && !c.absent {
 		err = fmt.Errorf("rule on %s asks for nothing: give equals, one_of, prefix, contains or absent", f.Field)
@@ -279,8 +281,8 @@ func mustLoadDialects() ([]*Dialect, map[string]*Dialect) {
 	return all, byName
 }
 
-func loadDialects(files embed.FS) ([]*Dialect, error) {
-	folders, err := files.ReadDir("dialects")
+func loadDialects(files fs.FS) ([]*Dialect, error) {
+	folders, err := fs.ReadDir(files, "dialects")
 	if err != nil {
 		return nil, fmt.Errorf("cannot list dialects: %w", err)
 	}
@@ -289,7 +291,7 @@ func loadDialects(files embed.FS) ([]*Dialect, error) {
 		if !f.IsDir() {
 			continue // README.md
 		}
-		d, err := loadDialect(files, f.Name())
+		d, err := loadDialect(files, "dialects/"+f.Name())
 		if err != nil {
 			return nil, fmt.Errorf("cannot load dialect %s: %w", f.Name(), err)
 		}
@@ -299,8 +301,28 @@ func loadDialects(files embed.FS) ([]*Dialect, error) {
 	return all, nil
 }
 
-func loadDialect(files embed.FS, name string) (*Dialect, error) {
-	data, err := files.ReadFile("dialects/" + name + "/dialect.toml")
+// LoadDialect reads a dialect that is no part of vitalgate: a folder of files with its dialect.toml and, where it has codes of its own,
+// codes.tsv, as docs/adding-a-dialect.md says. Its name is the folder's, and none of those that vitalgate brings.
+func LoadDialect(files fs.FS, folder string) (*Dialect, error) {
+	if dialectByName[path.Base(folder)] != nil {
+		return nil, fmt.Errorf("cannot load the dialect in %s: vitalgate brings one of that name; give the folder another", folder)
+	}
+	d, err := loadDialect(files, folder)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the dialect in %s: %w", folder, err)
+	}
+	return d, nil
+}
+
+// dialectName is the form of the name of a dialect's folder.
+var dialectName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+func loadDialect(files fs.FS, folder string) (*Dialect, error) {
+	name := path.Base(folder)
+	if !dialectName.MatchString(name) {
+		return nil, fmt.Errorf("the folder is called %q, want small letters and digits with dashes between", name)
+	}
+	data, err := fs.ReadFile(files, folder+"/dialect.toml")
 	if err != nil {
 		return nil, err
 	}
@@ -353,12 +375,12 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 	}
 	for _, at := range []struct {
 		text string
-		to   *path
+		to   *place
 	}{{f.Bed.Field, &d.bed}, {f.Bed.Number, &d.bedNumber}, {f.Bed.ID, &d.bedID}} {
 		if at.text == "" {
 			continue
 		}
-		if *at.to, err = parsePath(at.text); err != nil {
+		if *at.to, err = parsePlace(at.text); err != nil {
 			return nil, err
 		}
 		if at.to.segment != "PV1" {
@@ -411,7 +433,7 @@ func loadDialect(files embed.FS, name string) (*Dialect, error) {
 		}
 		d.detect = append(d.detect, rule)
 	}
-	err = readTable(files, "dialects/"+name+"/codes.tsv", 7, func(f []string) error {
+	err = readTable(files, folder+"/codes.tsv", 7, func(f []string) error {
 		number, err := strconv.Atoi(f[4])
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package mapping
 import (
 	"embed"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 
@@ -230,8 +231,8 @@ func list(s string) []string {
 }
 
 // readTable reads a table of tab-separated values: comment lines begin with #, the first other line names the columns.
-func readTable(files embed.FS, name string, columns int, row func(fields []string) error) error {
-	data, err := files.ReadFile(name)
+func readTable(files fs.FS, name string, columns int, row func(fields []string) error) error {
+	data, err := fs.ReadFile(files, name)
 	if err != nil {
 		return fmt.Errorf("cannot read table %s: %w", name, err)
 	}

@@ -75,7 +75,7 @@ type Monitor struct {
 	Name        string `toml:"name" example:"bed-12" doc:"name of the monitor on status pages and in every record; 1 to 64 of a-z, A-Z, 0-9, ., _ and -"`
 	Kind        string `toml:"kind" default:"mllp-server" doc:"mllp-server (the monitor connects to us), mllp-client (we connect to it), mindray-pds (the same, with the query and keep-alive of Mindray bedside monitors) or serial"`
 	Address     string `toml:"address" example:"0.0.0.0:2575" doc:"host:port to listen on or to connect to; not for serial"`
-	Dialect     string `toml:"dialect" default:"ihe-pcd01" doc:"monitor family (vitalgate dialects lists them); a person decides it, vitalgate detect proposes it"`
+	Dialect     string `toml:"dialect" default:"ihe-pcd01" doc:"monitor family (vitalgate dialects lists them), or the path of a folder with one of your own; a person decides it, vitalgate detect proposes it"`
 	Zone        string `toml:"zone" default:"" example:"Europe/Berlin" doc:"IANA time zone of times that the monitor sends without one; empty: unknown, and said so on every reading"`
 	Bed         string `toml:"bed" default:"" example:"ICU-12" doc:"bed this monitor stands at, used when the message names none"`
 	Pressure    string `toml:"unit_pressure" default:"" example:"mm[Hg]" doc:"unit of pressures that the monitor sends without one, as it is set there: mm[Hg], kPa or cm[H2O]; empty: unknown, and such values are not charted"`
@@ -161,7 +161,33 @@ func Load(path string) (*Config, error) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
+	for i := range c.Monitors {
+		m := &c.Monitors[i]
+		if !isFolder(m.Dialect) {
+			continue
+		}
+		if !filepath.IsAbs(m.Dialect) {
+			if m.Dialect, err = filepath.Abs(filepath.Join(dir, m.Dialect)); err != nil {
+				return nil, fmt.Errorf("%s: cannot find the dialect of monitor %s: %w", path, m.Name, err)
+			}
+		}
+		if _, err := Dialect(m.Dialect); err != nil {
+			return nil, fmt.Errorf("%s: monitor %s: %w", path, m.Name, err)
+		}
+	}
 	return c, nil
+}
+
+// isFolder says whether a dialect is one of the site's own, by the path of its folder.
+func isFolder(dialect string) bool { return strings.ContainsAny(dialect, `/\`) }
+
+// Dialect gives the dialect of that name, or the one in that folder where the name is a path (docs/adding-a-dialect.md).
+func Dialect(name string) (*mapping.Dialect, error) {
+	if !isFolder(name) {
+		return mapping.LookupDialect(name)
+	}
+	name = filepath.Clean(name)
+	return mapping.LoadDialect(os.DirFS(filepath.Dir(name)), filepath.Base(name))
 }
 
 // Parse reads and checks the bytes of a configuration file. All that is wrong is reported at once.
@@ -324,8 +350,8 @@ func (c *Config) check() error {
 			bad(key("address/device"), "%s is also that of monitor %s; two monitors cannot share it", place, other)
 		}
 		places[place] = m.Name
-		if _, err := mapping.LookupDialect(m.Dialect); err != nil {
-			bad(key("dialect"), "%v", err)
+		if _, err := mapping.LookupDialect(m.Dialect); err != nil && !isFolder(m.Dialect) {
+			bad(key("dialect"), "%v; or name the folder of one of your own by a path", err)
 		}
 		oneOf(bad, key("framing"), m.Framing, "", "mllp", "none", "hllp")
 		oneOf(bad, key("unit_pressure"), m.Pressure, "", "mm[Hg]", "kPa", "cm[H2O]")

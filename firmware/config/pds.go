@@ -17,7 +17,7 @@ func (m *Monitor) checkPDS(bad func(key, format string, a ...any)) {
 		}
 		return
 	}
-	if d, err := mapping.LookupDialect(m.Dialect); err == nil && d.Ack != "none" {
+	if d, err := Dialect(m.Dialect); err == nil && d.Ack != "none" {
 		bad("dialect", "is %q, whose messages are acknowledged; kind mindray-pds wants dialect = \"mindray-pds\"", m.Dialect)
 	}
 	if m.Framing != "" && m.Framing != "mllp" {

@@ -92,7 +92,7 @@ func messagesOf(name string) (sc *bufio.Scanner, done func() error, err error) {
 	}
 	sc = bufio.NewScanner(in)
 	sc.Buffer(nil, longestMessage)
-	sc.Split(hl7.SplitMessages)
+	sc.Split(new(hl7.Splitter).Split)
 	return sc, done, nil
 }
 

@@ -3,11 +3,14 @@ package hl7
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -62,6 +65,30 @@ func TestOddMessagesAreWrittenAgain(t *testing.T) {
 	}
 	if read < n/4 {
 		t.Fatalf("only %d of %d messages were read at all, so little is shown", read, n)
+	}
+}
+
+// However the bytes of a file come, its messages are the same.
+func TestOddFilesAreCutAlikeHoweverTheyCome(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 3000 {
+		var file []byte
+		for range 1 + r.IntN(3) {
+			file = append(append(file, oddMessage(r)...), shards[r.IntN(6)]...)
+		}
+		var want []string
+		for rest := file; ; {
+			advance, token, _ := SplitMessages(rest, true)
+			if token == nil {
+				break
+			}
+			want, rest = append(want, string(token)), rest[advance:]
+		}
+		for _, in := range []io.Reader{bytes.NewReader(file), iotest.OneByteReader(bytes.NewReader(file)), &slowReader{bytes.Clone(file), 5}} {
+			if got := split(t, in); !slices.Equal(got, want) {
+				t.Fatalf("%q is cut into\n%q, want\n%q", file, got, want)
+			}
+		}
 	}
 }
 
@@ -120,6 +147,21 @@ func readAll(data []byte) (tokens, texts int) {
 		}
 	}
 	return tokens, texts
+}
+
+// A message that comes byte by byte is looked at once, not once for each byte.
+func TestBytesThatComeOneByOneAreLookedAtOnce(t *testing.T) {
+	for _, g := range grows[:2] {
+		data := g.make(1 << 20)
+		data = append(data, header...)
+		done := make(chan int)
+		go func() { done <- len(split(t, iotest.OneByteReader(bytes.NewReader(append(data, data...))))) }()
+		select {
+		case <-done:
+		case <-time.After(90 * time.Second):
+			t.Fatalf("%s: two megabytes are still being read after 90 s", g.name)
+		}
+	}
 }
 
 // BenchmarkGrowth shows that time grows with the length of hostile inputs and not with its square: ns/byte stays the same from

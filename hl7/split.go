@@ -10,6 +10,22 @@ import "bytes"
 // missing keeps the block's first byte: see Cut. A Scanner's buffer must hold
 // the largest message.
 func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	advance, token, _ = splitMessages(data, atEOF, 0)
+	return advance, token, nil
+}
+
+// Splitter is SplitMessages for a Scanner whose bytes come in small pieces: it remembers how far a message has been looked at, so
+// that each byte is looked at once. The zero Splitter is ready.
+type Splitter struct{ known int }
+
+// Split is a bufio.SplitFunc.
+func (s *Splitter) Split(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	advance, token, s.known = splitMessages(data, atEOF, s.known)
+	return advance, token, nil
+}
+
+// splitMessages cuts off the first token. Up to known the end of the token is not in data; unknown is that place for the next call.
+func splitMessages(data []byte, atEOF bool, known int) (advance int, token []byte, unknown int) {
 	at, block := 0, -1
 	for at < len(data) {
 		if c := data[at]; c == ' ' || c == '\t' || isTrailer(c) {
@@ -23,13 +39,17 @@ func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err erro
 			continue
 		}
 		envelope := isEnvelope(data, at)
-		end, found := tokenEnd(data, at, envelope)
+		end, found := tokenEnd(data, max(at, known), envelope)
 		if !found && !atEOF {
+			unknown = end
 			break
 		}
 		if envelope {
-			at, block = end, -1
+			at, block, known = end, -1, 0
 			continue
+		}
+		if !found {
+			end = len(data)
 		}
 		token = data[at:end]
 		if block >= 0 && (end == len(data) || data[end] == verticalTab) {
@@ -38,12 +58,12 @@ func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err erro
 		for isTrailer(token[len(token)-1]) {
 			token = token[:len(token)-1]
 		}
-		return end, token, nil
+		return end, token, 0
 	}
 	if block >= 0 && !atEOF {
 		at = block
 	}
-	return at, nil, nil
+	return at, nil, max(unknown-at, 0)
 }
 
 // Cut says whether a token of SplitMessages is an MLLP block without its end: a
@@ -51,11 +71,12 @@ func SplitMessages(data []byte, atEOF bool) (advance int, token []byte, err erro
 // value cut in the middle reads like a good one.
 func Cut(token []byte) bool { return len(token) > 0 && token[0] == verticalTab }
 
-// tokenEnd gives the end of the message, junk or envelope line at start: an
-// MLLP byte or the next line that begins a message or a batch line, for an
-// envelope any next line.
-func tokenEnd(data []byte, start int, envelope bool) (end int, found bool) {
-	for i := start; i < len(data); i++ {
+// tokenEnd gives the end of the message, junk or envelope line that from is in: an MLLP byte or the next line that begins a message
+// or a batch line, for an envelope any next line. If it is not found, end is where to look on when there is more.
+func tokenEnd(data []byte, from int, envelope bool) (end int, found bool) {
+	const header = len("\xef\xbb\xbfMSH|")
+	end = len(data)
+	for i := from; i < len(data); i++ {
 		switch data[i] {
 		case verticalTab, fileSeparator:
 			return i, true
@@ -70,10 +91,13 @@ func tokenEnd(data []byte, start int, envelope bool) (end int, found bool) {
 			if at := next + markLen(data[next:]); isHeaderAt(data, at, "MSH") || isEnvelope(data, at) {
 				return next, true
 			}
-			i = next - 1 // a run of line ends is looked at once
+			i = next - 1                                     // a run of line ends is looked at once
+			if next+header > len(data) && end == len(data) { // what follows may become a header
+				end = i
+			}
 		}
 	}
-	return len(data), false
+	return end, false
 }
 
 // isEnvelope says whether a batch line starts at i (HL7 v2.9 §2.10.3).

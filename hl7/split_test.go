@@ -16,7 +16,7 @@ func split(t testing.TB, r io.Reader) []string {
 	t.Helper()
 	s := bufio.NewScanner(r)
 	s.Buffer(nil, 4<<20)
-	s.Split(SplitMessages)
+	s.Split(new(Splitter).Split)
 	var list []string
 	for s.Scan() {
 		list = append(list, s.Text())

@@ -117,7 +117,7 @@ func (p *player) file(ctx context.Context, name string) error {
 	defer f.Close()
 	s := bufio.NewScanner(f)
 	s.Buffer(nil, maxMessage)
-	s.Split(hl7.SplitMessages)
+	s.Split(new(hl7.Splitter).Split)
 	n := 0
 	for s.Scan() {
 		n++

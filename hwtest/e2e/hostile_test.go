@@ -130,9 +130,9 @@ func boxStatus(h *hospital.Hospital) (all struct {
 // TestHostileMonitors: whatever a monitor, a line or somebody on the network does, the monitor beside it goes on, memory and file
 // descriptors stay bounded, and the log names who it was, without a patient.
 func TestHostileMonitors(t *testing.T) {
-	bytesToSend, connections := 1<<30, 10_000
+	bytesToSend, connections, each := 1<<30, 10_000, 3*time.Second
 	if testing.Short() || os.Getenv("VITALGATE_HOSTILE") == "" {
-		bytesToSend, connections = 64<<20, 1000
+		bytesToSend, connections, each = 64<<20, 1000, 700*time.Millisecond
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
@@ -180,7 +180,7 @@ func TestHostileMonitors(t *testing.T) {
 	var base time.Duration
 	phase := func(name string, attack func(deadline time.Time)) {
 		by.take()
-		attack(time.Now().Add(1500 * time.Millisecond))
+		attack(time.Now().Add(each))
 		var took []time.Duration
 		for len(took) == 0 { // at least one message came through, however loaded this machine is
 			if err := h.Wait(ctx, 90*time.Second, "the monitor beside is answered during: "+name, func() bool { took = append(took, by.take()...); return len(took) > 0 }); err != nil {

@@ -686,3 +686,40 @@ func TestDecisionsAtOnceAreMadeInTurn(t *testing.T) {
 		t.Errorf("%d entries, %v denied, %v", state.Size, state.Firmware, err)
 	}
 }
+
+// A box that says it runs a denied firmware is named; an operator who was removed is cut off.
+func TestDeniedFirmwareIsNamedAndARemovedOperatorIsCutOff(t *testing.T) {
+	hub := newHub(t, "")
+	box := peertest.NewBox(t, "f1/gw1")
+	hub.enrol(box)
+	hub.start()
+	boot := box.Restart()
+	nc := hub.connect(box)
+	hub.publish(box, nc, boot)
+	hub.publish(box, nc, box.Record(2))
+	hub.has(box)
+	denied := func() bool {
+		return slices.ContainsFunc(hub.status().Conditions, func(c condition) bool { return c.Code == "firmware-denied" && c.About == "f1/gw1" })
+	}
+	if denied() {
+		t.Error("the firmware is denied before anybody has")
+	}
+	program(t, "registry", "deny-firmware", "test", "--reason", "loses readings", "--data", string(hub.dir))
+	hub.until("the box is named", denied)
+	if nc.IsClosed() {
+		t.Error("the box is cut off")
+	}
+
+	olga := filepath.Join(t.TempDir(), "olga")
+	program(t, "operator", "add", "olga", "-o", olga, "--data", string(hub.dir))
+	one, _, err := dial(t, olga)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program(t, "operator", "remove", "olga", "--data", string(hub.dir))
+	hub.until("the operator is cut off", one.IsClosed)
+	if again, _, err := dial(t, olga); err == nil {
+		again.Close()
+		t.Error("a removed operator comes back")
+	}
+}

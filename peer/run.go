@@ -77,6 +77,7 @@ type peer struct {
 	work     map[record.BoxID]*ingest.Ingest
 	untaken  map[string]error // boxes whose store does not open
 	damaged  map[record.BoxID]damage
+	firmware map[record.BoxID]string // what the box runs, by its last boot leaf
 }
 
 // critical is what a person at the page must know.
@@ -117,7 +118,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	}
 	defer unlock()
 	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now(),
-		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}}
+		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}, firmware: map[record.BoxID]string{}}
 	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence()})
 	defer p.store.Close()
 	opener, err := d.Opener() // a fault of the key file shows at once
@@ -376,6 +377,9 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			if rd.reg.Refuses(v.Header()) != "" {
 				return nil
 			}
+			if v.Header().Kind == record.KindBoot {
+				p.booted(b.ID, v)
+			}
 			var c record.Content
 			if opener != nil {
 				if c, err = rd.open(ctx, v); err == nil {
@@ -406,6 +410,19 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			return ctx.Err()
 		case <-time.After(5 * time.Second):
 		}
+	}
+}
+
+// booted notes which firmware a box says that it runs.
+func (p *peer) booted(id record.BoxID, v record.Verified) {
+	_, body, err := record.ParseLeaf(v.Leaf())
+	if err != nil {
+		return
+	}
+	if boot, err := record.ParseBoot(body); err == nil { // else it is of a later form
+		p.mu.Lock()
+		p.firmware[id] = boot.Software
+		p.mu.Unlock()
 	}
 }
 

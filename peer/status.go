@@ -60,7 +60,7 @@ const standing = 10 * time.Second
 
 func (p *peer) status() *status {
 	p.mu.Lock()
-	state, broken, lastLink, untaken, damaged := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
+	state, broken, lastLink, untaken, damaged, firmware := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged), maps.Clone(p.firmware)
 	p.mu.Unlock()
 	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
@@ -79,6 +79,11 @@ func (p *peer) status() *status {
 			if at := &st.Boxes[len(st.Boxes)-1]; c.Size >= at.Records {
 				at.Cosigned++
 			}
+		}
+		if why, denied := state.Firmware[firmware[b.ID]]; denied && r.Cut() == "" {
+			st.Conditions = append(st.Conditions, condition{"firmware-denied", r.Box, "critical",
+				fmt.Sprintf("This box runs the firmware %q, which the registry denies: %s. Its records are still taken.", firmware[b.ID], why),
+				"Update the box; until then stop it with vitalpeer box suspend " + r.Box + ", if what is wrong with that firmware asks for it."})
 		}
 		if d, found := damaged[b.ID]; found {
 			st.Conditions = append(st.Conditions, condition{"store-damaged", r.Box, "critical",

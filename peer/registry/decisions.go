@@ -30,7 +30,6 @@ var kinds = map[string]func() Decision{
 	"deny-firmware":   func() Decision { return &DenyFirmware{} },
 	"peer":            func() Decision { return &AddPeer{} },
 	"peer-remove":     func() Decision { return &RemovePeer{} },
-	"witness":         func() Decision { return &Witness{} },
 	"operator":        func() Decision { return &AddOperator{} },
 	"operator-remove": func() Decision { return &RemoveOperator{} },
 }
@@ -485,11 +484,10 @@ func (d *DenyFirmware) apply(s *State, _ Entry) error {
 
 // AddPeer lets a peer in.
 type AddPeer struct {
-	Name    string   `json:"name"`
-	NKey    string   `json:"nkey"`
-	TLSKey  string   `json:"tls_key"`
-	Boxes   string   `json:"boxes"`
-	Witness []string `json:"witness,omitempty"`
+	Name   string `json:"name"`
+	NKey   string `json:"nkey"`
+	TLSKey string `json:"tls_key"`
+	Boxes  string `json:"boxes"`
 }
 
 func (*AddPeer) Kind() string { return "peer" }
@@ -518,7 +516,7 @@ func (d *AddPeer) apply(s *State, at Entry) error {
 	if err := s.claim("peer "+d.Name, d.NKey, d.TLSKey); err != nil {
 		return err
 	}
-	p := &Peer{Version: Version, Name: d.Name, NKey: d.NKey, TLSKey: d.TLSKey, Boxes: d.Boxes, Witness: d.Witness, Invited: at.Time}
+	p := &Peer{Version: Version, Name: d.Name, NKey: d.NKey, TLSKey: d.TLSKey, Boxes: d.Boxes, Invited: at.Time}
 	s.Peers = insert(s.Peers, p, func(p *Peer) string { return p.Name })
 	return nil
 }
@@ -540,32 +538,6 @@ func (d *RemovePeer) apply(s *State, _ Entry) error {
 	}
 	s.Peers = slices.DeleteFunc(s.Peers, func(p *Peer) bool { return p.Name == d.Name })
 	return nil
-}
-
-// Witness says anew whose cosignatures of a peer count.
-type Witness struct {
-	Peer string   `json:"peer"`
-	Keys []string `json:"keys"`
-}
-
-func (*Witness) Kind() string { return "witness" }
-
-func (d *Witness) Summary() string {
-	return fmt.Sprintf("count the cosignatures of %d keys as those of peer %s", len(d.Keys), d.Peer)
-}
-
-func (d *Witness) check() error { return nil }
-
-func (d *Witness) apply(s *State, _ Entry) error {
-	for i, p := range s.Peers {
-		if p.Name == d.Peer {
-			c := *p
-			c.Witness = d.Keys
-			s.Peers[i] = &c
-			return nil
-		}
-	}
-	return refuse(ReasonRule, "there is no peer %q; vitalpeer peer list shows all", d.Peer)
 }
 
 // AddOperator lets a person look at the streams.

@@ -208,10 +208,9 @@ func (v *Verifier) Verify(p record.Published) (record.Verified, error) {
 type Peer struct {
 	Version int       `json:"version"`
 	Name    string    `json:"name"`
-	NKey    string    `json:"nkey"`              // public NATS user key
-	TLSKey  string    `json:"tls_key"`           // hex SHA-256 of the SubjectPublicKeyInfo of its certificate
-	Boxes   string    `json:"boxes"`             // URL at which boxes reach it, tls://host:port; "" not told
-	Witness []string  `json:"witness,omitempty"` // keys whose cosignatures count (C2SP vkeys)
+	NKey    string    `json:"nkey"`    // public NATS user key
+	TLSKey  string    `json:"tls_key"` // hex SHA-256 of the SubjectPublicKeyInfo of its certificate
+	Boxes   string    `json:"boxes"`   // URL at which boxes reach it, tls://host:port; "" not told
 	Invited time.Time `json:"invited"`
 }
 

@@ -30,6 +30,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/peertest"
+	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/peer/registry"
 )
 
@@ -336,7 +337,7 @@ func TestCapturedBox(t *testing.T) {
 	var log syncBuffer
 	up, ended := make(chan *peer, 1), make(chan error, 1)
 	go func() {
-		ended <- run(ctx, hub.dir, slog.New(slog.NewJSONHandler(&log, nil)), func(p *peer) { up <- p })
+		ended <- run(ctx, hub.dir, slog.New(slog.NewJSONHandler(&log, nil)), store.DefaultPatience, time.Hour, func(p *peer) { up <- p })
 	}()
 	var p *peer
 	select {

@@ -19,7 +19,7 @@ import (
 	"github.com/vitalgate/vitalgate/record"
 )
 
-// A byte of an older file of a box's log is rotten: the page of the bed goes on with the first record that can be read, and
+// A block of an older file of a box's log is rotten: the page of the bed goes on with the first record that can be read, and
 // with those that come, and the damage is named.
 func TestPageGoesOnBeyondDamage(t *testing.T) {
 	dir := t.TempDir()
@@ -84,7 +84,7 @@ func TestPageGoesOnBeyondDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rotten[len(rotten)/2] ^= 1
+	copy(rotten[len(rotten)/2:], make([]byte, 4096)) // a block, so that records are among it
 	if err := os.WriteFile(files[1], rotten, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestPageGoesOnBeyondDamage(t *testing.T) {
 	defer func() { cancel(); <-done }()
 	shown := func(index uint64) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			w := httptest.NewRecorder()
 			p.view.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/", nil))
 			if strings.Contains(w.Body.String(), fmt.Sprintf("/record/f1/gw1/%d", index)) {

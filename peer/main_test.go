@@ -65,6 +65,7 @@ type site struct {
 	run   *exec.Cmd
 	log   *syncBuffer
 	ended chan struct{}
+	flags []string // of run, beside the usual
 }
 
 type syncBuffer struct {
@@ -171,7 +172,7 @@ func (s *site) enrolWith(b *peertest.Box, flags ...string) {
 func (s *site) start() {
 	s.t.Helper()
 	s.log = &syncBuffer{}
-	s.run = exec.Command(os.Args[0], "run", "--data", string(s.dir), "--debug")
+	s.run = exec.Command(os.Args[0], append([]string{"run", "--data", string(s.dir), "--debug"}, s.flags...)...)
 	s.run.Env = append(os.Environ(), "VITALPEER_MAIN=1")
 	s.run.Stderr = s.log
 	if err := s.run.Start(); err != nil {

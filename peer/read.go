@@ -41,10 +41,12 @@ func each(ctx context.Context, d facility.Dir, box string, from, to uint64, do f
 			return err
 		}
 	}
+	var missing []error
 	for _, r := range state.Boxes {
 		if box != "" && r.Box != box {
 			continue
 		}
+		next := from
 		opener, err := d.Opener()
 		if err != nil {
 			return err
@@ -54,6 +56,10 @@ func each(ctx context.Context, d facility.Dir, box string, from, to uint64, do f
 			if to != 0 && p.Index >= to {
 				return errEnough
 			}
+			if p.Index > next {
+				missing = append(missing, fmt.Errorf("records %d to %d of box %s are missing here; a running vitalpeer gets them from another peer that has them", next, p.Index-1, r.Box))
+			}
+			next = p.Index + 1
 			v, err := rd.verifier.Verify(p)
 			if err != nil {
 				return fmt.Errorf("record %d of box %s in the store does not verify: %w; see vitalpeer fsck", p.Index, r.Box, err)
@@ -64,7 +70,7 @@ func each(ctx context.Context, d facility.Dir, box string, from, to uint64, do f
 			return err
 		}
 	}
-	return nil
+	return errors.Join(missing...)
 }
 
 type getCmd struct {

@@ -36,7 +36,9 @@ import (
 
 type runCmd struct {
 	data
-	Debug bool `help:"Log more."`
+	Debug    bool          `help:"Log more."`
+	Patience time.Duration `default:"10m" help:"How long missing records may be on their way before later ones are taken without them."`
+	Scrub    time.Duration `default:"6h" help:"How often the whole store is read and verified again; what is damaged is asked of other peers."`
 }
 
 // gcPercent trades processor for memory: at the usual 100 a peer takes twice what it holds, and it waits for disks and
@@ -47,7 +49,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 	if os.Getenv("GOGC") == "" { // else its administrator has decided
 		debug.SetGCPercent(gcPercent)
 	}
-	return run(ctx, c.dir(), newLog(c.Debug), nil)
+	return run(ctx, c.dir(), newLog(c.Debug), c.Patience, c.Scrub, nil)
 }
 
 const viewRecords = 20000 // of each box that the page is filled with at start
@@ -97,7 +99,7 @@ func (p *peer) critical() (all [][2]string) {
 const lockPatience = 5 * time.Second
 
 // run runs the peer until ctx ends. started, if not nil, is called when it takes connections.
-func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*peer)) error {
+func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubEvery time.Duration, started func(*peer)) error {
 	conf, err := d.Load()
 	if err != nil {
 		return err
@@ -119,7 +121,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	defer unlock()
 	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now(),
 		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}, firmware: map[record.BoxID]string{}}
-	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence()})
+	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence(), Patience: patience})
 	defer p.store.Close()
 	opener, err := d.Opener() // a fault of the key file shows at once
 	if err != nil {
@@ -188,6 +190,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, started func(*pe
 	g.Go(func() error {
 		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log, Links: p.node.Leaves, Witness: p.witness}).Run(ctx)
 	})
+	g.Go(func() error { return p.scrub(ctx, scrubEvery) })
 	socket, err := p.listenSocket()
 	if err != nil {
 		return err
@@ -360,7 +363,7 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 	check := newSampler(p.log)
 	stuck := false
 	for {
-		err := records(ctx, b, from, true, func(pub record.Published) error {
+		err := records(ctx, b, from, true, nil, func(pub record.Published) error {
 			from = pub.Index + 1
 			if stuck { // the fault has passed
 				p.mu.Lock()
@@ -423,6 +426,25 @@ func (p *peer) booted(id record.BoxID, v record.Verified) {
 		p.mu.Lock()
 		p.firmware[id] = boot.Software
 		p.mu.Unlock()
+	}
+}
+
+// scrub reads the whole store from time to time, and names what is damaged; the replicator mends it from other peers.
+func (p *peer) scrub(ctx context.Context, every time.Duration) error {
+	for wait := min(time.Minute, every); ; wait = every {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		for _, b := range p.store.Boxes() {
+			if err := b.Scrub(ctx); err != nil && ctx.Err() == nil {
+				p.log.Error("cannot scrub", "error", err)
+			}
+			for _, gap := range b.Gaps() {
+				p.log.Warn("records are missing", "box", b.ID.String(), "from", gap.From, "to", gap.To, "why", gap.Why)
+			}
+		}
 	}
 }
 

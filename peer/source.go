@@ -21,6 +21,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/registry"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/logfile"
 )
 
 // source is where a command reads the verified store: the files of a stopped peer, or a running peer through the socket
@@ -63,7 +64,7 @@ func (s storeSource) Records(ctx context.Context, id record.BoxID, from uint64, 
 	if b == nil {
 		return unknownBox{id.String()}
 	}
-	return records(ctx, b, from, follow, do)
+	return records(ctx, b, from, follow, leaveOut, do)
 }
 
 func (s storeSource) Size(id record.BoxID) (uint64, error) {
@@ -121,7 +122,7 @@ func (s *fileSource) Records(ctx context.Context, id record.BoxID, from uint64, 
 	if err != nil {
 		return err
 	}
-	if err := records(ctx, b, from, false, do); err != nil || !follow {
+	if err := records(ctx, b, from, false, leaveOut, do); err != nil || !follow {
 		return err
 	}
 	<-ctx.Done() // a stopped peer's store does not grow
@@ -142,8 +143,11 @@ func (s *fileSource) Close() error {
 	return err
 }
 
-// records reads the log of a box from an index on.
-func records(ctx context.Context, b *store.Box, from uint64, follow bool, do func(record.Published) error) error {
+// leaveOut goes on behind what is missing; who reads sees it by the indexes.
+func leaveOut(*logfile.Missing) error { return nil }
+
+// records reads the log of a box from an index on. Where records are missing it asks missing whether to go on; nil does not.
+func records(ctx context.Context, b *store.Box, from uint64, follow bool, missing func(*logfile.Missing) error, do func(record.Published) error) error {
 	r := b.Reader(from)
 	defer r.Close()
 	for ctx.Err() == nil {
@@ -158,6 +162,9 @@ func records(ctx context.Context, b *store.Box, from uint64, follow bool, do fun
 			case <-grown:
 			}
 			continue
+		}
+		if m := (*logfile.Missing)(nil); missing != nil && errors.As(err, &m) {
+			err = missing(m)
 		}
 		if err != nil {
 			return err
@@ -307,7 +314,7 @@ func (p *peer) serveRecords(w http.ResponseWriter, q *http.Request) {
 	var frame []byte
 	out := http.NewResponseController(w)
 	w.WriteHeader(http.StatusOK)
-	err = records(q.Context(), b, from, follow, func(p record.Published) error {
+	err = records(q.Context(), b, from, follow, leaveOut, func(p record.Published) error {
 		frame, err = p.AppendBinary(append(frame[:0], 0, 0, 0, 0))
 		if err != nil {
 			return err

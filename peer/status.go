@@ -85,10 +85,19 @@ func (p *peer) status() *status {
 				fmt.Sprintf("This box runs the firmware %q, which the registry denies: %s. Its records are still taken.", firmware[b.ID], why),
 				"Update the box; until then stop it with vitalpeer box suspend " + r.Box + ", if what is wrong with that firmware asks for it."})
 		}
-		if d, found := damaged[b.ID]; found {
+		if d, found := damaged[b.ID]; found && mended(b, d) {
+			p.mu.Lock()
+			delete(p.damaged, b.ID)
+			p.mu.Unlock()
+		} else if found {
 			st.Conditions = append(st.Conditions, condition{"store-damaged", r.Box, "critical",
 				fmt.Sprintf("Records %d to %d of this box cannot be read here: %v. The page goes on after them.", d.first, d.end-1, d.err),
 				"See with vitalpeer status that another peer holds the records of this box; then stop vitalpeer here, move the folder " + store.LogDir(p.dir.Store(), b.ID) + " elsewhere and start it again: the records come back from there."})
+		}
+		for _, gap := range b.Gaps() {
+			st.Conditions = append(st.Conditions, condition{"records-missing", r.Box, "critical",
+				fmt.Sprintf("Records %d to %d of this box are missing here: %s.", gap.From, gap.To-1, strings.TrimSuffix(gap.Why, "; run fsck")),
+				"They are asked of the other peers until one has them. If none has, the box has lost them itself: see its own status."})
 		}
 		var at ingest.State
 		if w := works[b.ID]; w != nil {
@@ -121,6 +130,14 @@ func (p *peer) status() *status {
 	}
 	st.finish()
 	return st
+}
+
+// mended says whether what could not be read can be again.
+func mended(b *store.Box, d damage) bool {
+	r := b.Reader(d.first)
+	defer r.Close()
+	_, err := r.Next()
+	return err == nil
 }
 
 // stands says why the records of a box are not stored, if they are not.

@@ -257,7 +257,7 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 		var grown <-chan struct{}
 		if at.early {
 			grown = g.Box.Grown()
-			if g.Box.Next() >= at.gap {
+			if g.Box.Next() >= at.gap || g.Box.Overdue() {
 				return errRewind
 			}
 		}

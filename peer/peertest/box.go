@@ -24,6 +24,9 @@ import (
 	"github.com/vitalgate/vitalgate/record/enrolment"
 )
 
+// patience is how long a peer may take on a machine that does much else.
+const patience = time.Minute
+
 // Box is a box with its log in memory.
 type Box struct {
 	ID   record.BoxID
@@ -123,7 +126,7 @@ func (b *Box) Options() []nats.Option {
 		nats.Secure(&tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots,
 			Certificates: []tls.Certificate{{Certificate: [][]byte{block.Bytes}, PrivateKey: b.TLS}}}),
 		nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.Nkey(pub, b.NKey.Sign),
-		nats.CustomInboxPrefix("_ACK." + b.ID.Name), nats.Timeout(5 * time.Second),
+		nats.CustomInboxPrefix("_ACK." + b.ID.Name), nats.Timeout(patience),
 	}
 }
 
@@ -294,7 +297,7 @@ func (b *Box) batch(nc *nats.Conn, batch [][]byte) error {
 		}
 		m.Header.Set("Nats-Batch-Commit", "1")
 		// The stream of a box that was registered a moment ago may not be there yet.
-		answer, err := nc.RequestMsg(m, 5*time.Second)
+		answer, err := nc.RequestMsg(m, patience)
 		if err != nil {
 			return err
 		}

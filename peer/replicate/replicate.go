@@ -22,6 +22,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -146,6 +148,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 		})
 	})
 	g.Go(func() error { return r.announce(ctx) })
+	g.Go(func() error { return r.mend(ctx) })
 	return g.Wait()
 }
 
@@ -326,7 +329,34 @@ func inbox(name string) string { return "_PEER." + name + "." + rand.Text() }
 
 // pull makes one request and stores what comes.
 func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from uint64) error {
-	inbox := inbox(r.Name)
+	var messages []store.Message
+	size, n := 0, uint64(0)
+	flush := func() error {
+		early, err := b.Add("peer "+peer, messages)
+		if err == nil && early.Count > 0 {
+			err = errors.New("the peer left out records")
+		}
+		messages, size = nil, 0
+		return err
+	}
+	var refusal error
+	err := r.ask(ctx, b.ID, peer, from, func(data []byte) bool {
+		messages = append(messages, store.Message{Data: data, Label: fmt.Sprintf("pull-%s-%d", peer, from+n)})
+		n++
+		if size += len(data); size > pullBytes || len(messages) >= 256 {
+			refusal = flush()
+		}
+		return refusal == nil
+	})
+	if refusal != nil {
+		return refusal
+	}
+	return errors.Join(err, flush())
+}
+
+// ask asks a peer for records of a box from an index on and gives each answer to take, until it says no.
+func (r *Replicator) ask(ctx context.Context, id record.BoxID, peer string, from uint64, take func(data []byte) bool) error {
+	inbox := r.Conn.NewRespInbox()
 	sub, err := r.Conn.SubscribeSync(inbox)
 	if err != nil {
 		return err
@@ -336,40 +366,64 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 	if err != nil {
 		return err
 	}
-	if err := r.Conn.PublishRequest("peer.ask."+peer+".pull."+b.ID.Facility+"."+b.ID.Name, inbox, ask); err != nil {
+	if err := r.Conn.PublishRequest("peer.ask."+peer+".pull."+id.Facility+"."+id.Name, inbox, ask); err != nil {
 		return err
 	}
-	var messages []store.Message
-	size := 0
-	flush := func() error {
-		early, err := b.Add("peer "+peer, messages)
-		if err == nil && early.Count > 0 {
-			err = errors.New("the peer left out records")
-		}
-		messages, size = nil, 0
-		return err
-	}
-	for n := 0; n <= pullRecords; n++ {
+	for range pullRecords + 1 {
 		wait, cancel := context.WithTimeout(ctx, answerTimeout)
 		m, err := sub.NextMsgWithContext(wait)
 		cancel()
-		if err != nil {
-			return errors.Join(err, flush())
-		}
-		if m.Header.Get(endHeader) != "" {
-			return flush()
-		}
-		if len(m.Data) == 0 { // no responders
-			return errors.Join(errors.New("the peer does not answer"), flush())
-		}
-		messages = append(messages, store.Message{Data: m.Data, Label: fmt.Sprintf("pull-%s-%d", peer, from+uint64(n))})
-		if size += len(m.Data); size > pullBytes || len(messages) >= 256 {
-			if err := flush(); err != nil {
-				return err
-			}
+		switch {
+		case err != nil:
+			return err
+		case m.Header.Get(endHeader) != "":
+			return nil
+		case len(m.Data) == 0: // no responders
+			return errors.New("the peer does not answer")
+		case !take(m.Data):
+			return nil
 		}
 	}
 	return errors.New("the peer sent more than was asked for")
+}
+
+// mendEvery is how often the other peers are asked for what is missing here.
+const mendEvery = 3 * time.Second
+
+// mend fills what is missing in the logs here with what other peers have.
+func (r *Replicator) mend(ctx context.Context) error {
+	tick := time.NewTicker(mendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		for _, b := range r.Store.Boxes() {
+			for _, gap := range b.Gaps() {
+				r.fill(ctx, b, gap)
+			}
+		}
+	}
+}
+
+// fill asks one peer after another for what a gap lacks.
+func (r *Replicator) fill(ctx context.Context, b *store.Box, gap store.Gap) {
+	r.mu.Lock()
+	peers := slices.Sorted(maps.Keys(r.wanted[b.ID]))
+	r.mu.Unlock()
+	for _, peer := range peers {
+		err := b.Mend(gap, func(from uint64, take func([]byte) bool) error { return r.ask(ctx, b.ID, peer, from, take) })
+		if err == nil {
+			r.Log.Info("missing records have been filled in", "box", b.ID.String(), "from", gap.From, "to", gap.To, "peer", peer)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		r.Log.Debug("cannot fill in missing records", "box", b.ID.String(), "from", gap.From, "peer", peer, "error", err)
+	}
 }
 
 // serve answers a pull.
@@ -394,6 +448,10 @@ func (r *Replicator) serve(m *nats.Msg) {
 		if len(s.rest) == 0 {
 			var err error
 			if s.rest, err = s.reader.Next(); err != nil {
+				if m := (*logfile.Missing)(nil); errors.As(err, &m) {
+					s.next = m.To
+					continue // who asks sees what is left out by its index
+				}
 				if err != io.EOF {
 					r.Log.Error("cannot read the verified store", "box", b.ID.String(), "error", err)
 					s.reader.Close()

@@ -5,6 +5,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,7 @@ type Store struct {
 	quarantine string
 	evidence   string
 	log        logfile.Options
+	patience   time.Duration
 
 	mu    sync.Mutex
 	boxes map[record.BoxID]*Box
@@ -55,13 +57,14 @@ type Options struct {
 	Quarantine string
 	Evidence   string
 
-	SegmentBytes int64 // of a log file; 0 for the usual
+	SegmentBytes int64         // of a log file; 0 for the usual
+	Patience     time.Duration // with missing records; 0 is DefaultPatience
 }
 
 // New makes a store. Nothing is opened yet.
 func New(o Options) *Store {
 	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence,
-		log: logfile.Options{SegmentBytes: o.SegmentBytes}, boxes: map[record.BoxID]*Box{}}
+		log: logfile.Options{SegmentBytes: o.SegmentBytes}, patience: cmp.Or(o.Patience, DefaultPatience), boxes: map[record.BoxID]*Box{}}
 }
 
 // LogDir is where the log of a box is kept.
@@ -80,7 +83,7 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), mine: r.Verifier(), grown: make(chan struct{})}
+	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), mine: r.Verifier(), grown: make(chan struct{}), patience: s.patience}
 	b.registration.Store(r)
 	b.aside = newAside(filepath.Join(s.quarantine, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
 	b.proofs = newAside(filepath.Join(s.evidence, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
@@ -137,6 +140,12 @@ type Box struct {
 	err      error                   // why the box takes nothing more
 	trouble  error                   // of the disk, until something could be stored again
 	troubled time.Time
+
+	patience time.Duration
+	waits    waiting
+
+	gapMu sync.Mutex
+	gaps  []Gap
 
 	grownMu sync.Mutex
 	grown   chan struct{} // closed and replaced when the log has grown
@@ -238,6 +247,13 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			}
 			completed = true
 			continue
+		}
+		if p.Index > b.tree.Size() {
+			leapt := false
+			if leapt, err = b.leap(from, v); err != nil {
+				break
+			}
+			completed = completed || leapt
 		}
 		if p.Index > b.tree.Size() {
 			if early.Count == 0 {

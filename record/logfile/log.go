@@ -672,6 +672,29 @@ func (l *Log) Rotate() error {
 	return nil
 }
 
+// Skip goes on with a later tree: the leaves up to it are missing. All that was appended must be safe. Fill may bring them later.
+func (l *Log) Skip(to record.Tree) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.err != nil:
+		return l.err
+	case len(l.buf) > 0 || l.written > l.safe:
+		return errors.New("cannot leave out leaves: what was appended is not synced")
+	case to.Size() <= l.now.tree.Size():
+		return fmt.Errorf("cannot leave out leaves up to %d: the log is at %d", to.Size(), l.now.tree.Size())
+	}
+	was := l.now
+	l.now.tree, l.now.cuts, l.now.cut = to, nil, 0
+	if err := l.begin(); err != nil {
+		l.now = was
+		return err
+	}
+	l.durable = l.now
+	l.publish()
+	return nil
+}
+
 // Close gives up the lock. What was not synced may be lost.
 func (l *Log) Close() error {
 	l.mu.Lock()

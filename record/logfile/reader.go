@@ -245,7 +245,7 @@ func (c *cursor) next(skipLeaves bool, size uint64) (kind byte, payload []byte, 
 			return 0, nil, nil, c.sc.damaged(c.sc.at, "entries are missing at its end")
 		}
 		if !damaged {
-			c.why = c.sc.damaged(c.sc.at, "leaves behind it are missing")
+			c.why = c.sc.damaged(c.sc.at, missingBehind)
 		}
 		c.sc.close()
 		c.sc = nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 )
 
 // Repair takes out of the log in dir what is damaged, so that its files are whole again: a damaged segment is replaced by the runs of
@@ -105,19 +104,7 @@ func (l *Log) replace(s segment, runs []run) error {
 		h := runs[i].header
 		b := h.append(nil)
 		b = append(appendMark(b, int64(len(b)), h.tree), runs[i].entries...)
-		tmp := filepath.Join(l.dir, temporary)
-		f, err := l.sys.Create(tmp)
-		if err != nil {
-			return err
-		}
-		err = l.sys.Pwrite(f, b, 0)
-		if err == nil {
-			err = l.sys.Fdatasync(f)
-		}
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-		if err := l.sys.Rename(tmp, segment{first: h.tree.Size()}.name(l.dir)); err != nil {
+		if err := l.put(segment{first: h.tree.Size()}, b); err != nil {
 			return err
 		}
 	}

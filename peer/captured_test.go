@@ -30,8 +30,8 @@ import (
 
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/peertest"
-	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/store"
 )
 
 const marker = "CAPTURED" // in everything that the thief sends

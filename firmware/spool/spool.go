@@ -63,6 +63,7 @@ type Spool struct {
 	leaves     []record.Leaf
 	calls      []call
 	queued     int64  // bytes of leaves
+	committing bool   // a commit has taken what was queued, and has not made room yet
 	next       uint64 // index of the next leaf
 	size       uint64 // leaves that are on disk
 	signed     uint64 // size of the newest checkpoint on disk
@@ -207,13 +208,14 @@ func (s *Spool) Append(leaves []record.Leaf, durable func(error)) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.err == nil && s.queued > 0 && s.queued+size > maxQueued {
-		s.room.Wait()
+	full := func() bool { return s.bytes+s.queued+size > s.opts.Quota }
+	for s.err == nil && (s.queued > 0 && s.queued+size > maxQueued || full() && (s.queued > 0 || s.committing)) {
+		s.room.Wait() // the commit may make room, too
 	}
 	if s.err != nil {
 		return s.err
 	}
-	if s.bytes+s.queued+size > s.opts.Quota {
+	if full() {
 		s.crowded = true
 		s.kick()
 		return fmt.Errorf("cannot keep a record: %w", ErrFull)
@@ -274,9 +276,15 @@ func (s *Spool) commit(sc record.SignedCheckpoint, c record.Checkpoint) error {
 	s.mu.Lock()
 	err := s.err
 	leaves, calls := s.leaves, s.calls
-	s.leaves, s.calls, s.queued = s.spareLeaves[:0], s.spareCalls[:0], 0
+	s.leaves, s.calls, s.queued, s.committing = s.spareLeaves[:0], s.spareCalls[:0], 0, true
 	s.room.Broadcast()
 	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.committing = false
+		s.room.Broadcast()
+		s.mu.Unlock()
+	}()
 
 	if err == nil && s.lean && !s.makeReserve() && len(calls) > 0 {
 		s.makeRoom(true)

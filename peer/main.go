@@ -21,26 +21,28 @@ import (
 var Version = "unversioned"
 
 type cli struct {
-	Init       initCmd       `cmd:"" help:"Make a hub with a new facility, or with --join a ward peer of one."`
-	Invite     inviteCmd     `cmd:"" help:"Write an invitation for a ward peer."`
-	Run        runCmd        `cmd:"" help:"Run the peer."`
-	Box        boxCmd        `cmd:"" help:"Enrol, list, suspend and revoke boxes."`
-	Registry   registryCmd   `cmd:"" help:"The signed log of all decisions: who may do what."`
-	Peer       peerCmd       `cmd:"" help:"List and remove invited peers."`
-	Tool       toolCmd       `cmd:"" help:"Certify field tools (vitalprov), which boxes of this facility then let in."`
-	Operator   operatorCmd   `cmd:"" help:"Let a person look at the streams with the nats program."`
-	Tail       tailCmd       `cmd:"" help:"Print verified Bundles as NDJSON, one line per record."`
-	Get        getCmd        `cmd:"" help:"Print one verified record."`
-	Open       openCmd       `cmd:"" help:"Open an exported record with private reader keys, on any machine."`
-	Provenance provenanceCmd `cmd:"" help:"Print a FHIR Provenance of a record's Bundle, with this peer's JWS over its exact bytes."`
-	Receipt    receiptCmd    `cmd:"" help:"Write a COSE receipt (RFC 9942) that the log of the box holds a record, in this peer's word."`
-	Export     exportCmd     `cmd:"" help:"Write records with their proofs, for verification with other tools."`
-	Verify     verifyCmd     `cmd:"" help:"Verify the whole store again."`
-	Validate   validateCmd   `cmd:"" help:"Check stored Bundles against the FHIR R4 schema."`
-	Evidence   evidenceCmd   `cmd:"" help:"List and verify evidence against boxes whose log was bent."`
-	Fsck       fsckCmd       `cmd:"" help:"Check the files of the store."`
-	Status     statusCmd     `cmd:"" help:"Say what the peer holds and how it is."`
-	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Init       initCmd          `cmd:"" help:"Make a hub with a new facility, or with --join a ward peer of one."`
+	Invite     inviteCmd        `cmd:"" help:"Write an invitation for a ward peer."`
+	Run        runCmd           `cmd:"" help:"Run the peer."`
+	Box        boxCmd           `cmd:"" help:"Enrol, list, suspend and revoke boxes."`
+	Registry   registryCmd      `cmd:"" help:"The signed log of all decisions: who may do what."`
+	Peer       peerCmd          `cmd:"" help:"List and remove invited peers."`
+	Tool       toolCmd          `cmd:"" help:"Certify field tools (vitalprov), which boxes of this facility then let in."`
+	Operator   operatorCmd      `cmd:"" help:"Let a person look at the streams with the nats program."`
+	Tail       tailCmd          `cmd:"" help:"Print verified Bundles as NDJSON, one line per record."`
+	Get        getCmd           `cmd:"" help:"Print one verified record."`
+	Open       openCmd          `cmd:"" help:"Open an exported record with private reader keys, on any machine."`
+	Provenance provenanceCmd    `cmd:"" help:"Print a FHIR Provenance of a record's Bundle, with this peer's JWS over its exact bytes."`
+	Receipt    receiptCmd       `cmd:"" help:"Write a COSE receipt (RFC 9942) that the log of the box holds a record, in this peer's word."`
+	Export     exportCmd        `cmd:"" help:"Write records with their proofs, for verification with other tools."`
+	Verify     verifyCmd        `cmd:"" help:"Verify the whole store again."`
+	Validate   validateCmd      `cmd:"" help:"Check stored Bundles against the FHIR R4 schema."`
+	Evidence   evidenceCmd      `cmd:"" help:"List and verify evidence against boxes whose log was bent."`
+	Fsck       fsckCmd          `cmd:"" help:"Check the files of the store."`
+	Backup     backupCmd        `cmd:"" help:"Copy what the peer must not lose, also while it runs."`
+	Restore    restoreBackupCmd `cmd:"" help:"Make the peer again from a backup."`
+	Status     statusCmd        `cmd:"" help:"Say what the peer holds and how it is."`
+	Version    versionCmd       `cmd:"" help:"Print the version."`
 }
 
 // data is the flag that nearly all commands share.

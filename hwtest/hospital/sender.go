@@ -75,6 +75,15 @@ func (s *Sender) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// Once sends the first message over a new connection and waits for its acknowledgement.
+func (s *Sender) Once(ctx context.Context) error {
+	s.connection(ctx, s.From)
+	if !s.Acked.Has(s.From) {
+		return fmt.Errorf("message %d was not acknowledged", s.From)
+	}
+	return ctx.Err()
+}
+
 // Begun is the first number that was never sent. It is for after Run.
 func (s *Sender) Begun() int { return s.begun }
 

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/vitalgate/vitalgate/peer/facility"
+	"github.com/vitalgate/vitalgate/peer/store"
+	"github.com/vitalgate/vitalgate/record/logfile"
+)
+
+// notBackedUp is what a peer makes again by itself: the streams are the boxes' mailboxes, which they fill again from their rings.
+func notBackedUp(d facility.Dir) map[string]bool {
+	return map[string]bool{d.Nats(): true, d.Cursors(): true, d.Lock(): true, d.Socket(): true}
+}
+
+type backupCmd struct {
+	data
+	Out string `short:"o" required:"" placeholder:"DIR" help:"A new folder for the backup."`
+}
+
+func (c *backupCmd) Run() error {
+	d := c.dir()
+	if _, err := d.Load(); err != nil {
+		return err
+	}
+	if err := copyPeer(string(d), c.Out, notBackedUp(d)); err != nil {
+		return fmt.Errorf("cannot back up %s: %w", d, err)
+	}
+	if err := report(facility.Dir(c.Out)); err != nil {
+		return fmt.Errorf("the backup in %s is not whole: %w; see vitalpeer fsck --data %s", c.Out, err, d)
+	}
+	fmt.Printf("%s is a backup of %s. It holds the peer's keys: keep it like them.\n", c.Out, d)
+	return nil
+}
+
+type restoreBackupCmd struct {
+	data
+	Backup string `arg:"" type:"existingdir" help:"Folder that vitalpeer backup has written."`
+}
+
+func (c *restoreBackupCmd) Run() error {
+	d, from := c.dir(), facility.Dir(c.Backup)
+	if _, err := from.Load(); err != nil {
+		return fmt.Errorf("cannot restore: %w", err)
+	}
+	if err := copyPeer(string(from), string(d), nil); err != nil {
+		return fmt.Errorf("cannot restore %s: %w", d, err)
+	}
+	if err := report(d); err != nil {
+		return fmt.Errorf("what was restored to %s is not whole: %w", d, err)
+	}
+	fmt.Printf("%s is restored. Run it: vitalpeer run --data %s\nWhat came after the backup it gets from the other peers and from the boxes. Never run it beside the peer that was backed up: they are one peer.\n", d, d)
+	return nil
+}
+
+// report checks the logs in a copy, and says what they hold. The end of a log that was being written is no fault.
+func report(d facility.Dir) error {
+	state, err := d.Registry().Load()
+	if err != nil {
+		return err
+	}
+	for _, r := range state.Boxes {
+		dir := store.LogDir(d.Store(), r.ID())
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		rep, err := logfile.Check(dir, logfile.CheckOptions{Box: r.ID()})
+		if err != nil {
+			return err
+		}
+		if len(rep.Problems) > 0 {
+			return errors.New(rep.Problems[0].String())
+		}
+		fmt.Printf("%s: records %d to %d, %d of them signed\n", r.Box, rep.First, rep.Next, rep.Signed-min(rep.Signed, rep.First))
+	}
+	return nil
+}
+
+// copyPeer copies a peer's folder to one that is new, whole and synced or not at all. Logs may grow meanwhile: what is copied of them
+// is a part that ends somewhere, as after a power cut.
+func copyPeer(from, to string, leaveOut map[string]bool) (err error) {
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("%s exists; name a new folder", to)
+	}
+	work, err := os.MkdirTemp(filepath.Dir(filepath.Clean(to)), ".vitalpeer-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(work)
+		}
+	}()
+	err = filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // it was there when its folder was read
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if leaveOut[path] {
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		switch {
+		case e.IsDir():
+			return os.MkdirAll(filepath.Join(work, name), 0o700)
+		case e.Type().IsRegular():
+			err := copyFile(path, filepath.Join(work, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := syncFolders(work); err != nil {
+		return err
+	}
+	if err := os.Rename(work, to); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(filepath.Clean(to)))
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close())
+}
+
+func syncFolders(root string) error {
+	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		return syncFolder(path)
+	})
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vitalgate/vitalgate/peer/facility"
+	"github.com/vitalgate/vitalgate/peer/peertest"
+)
+
+// A peer is backed up while it works, its machine burns, and the backup is put on another one: it is the same peer, it verifies, and
+// what came after the backup it gets from the others. So it does when the same backup is put back a second time.
+func TestBackupAndRestore(t *testing.T) {
+	hub := newHub(t, "")
+	ward := hub.ward("ward1")
+	box := peertest.NewBox(t, "f1/gw1")
+	hub.enrol(box, ward)
+	hub.start()
+	ward.start()
+	ward.send(box, box.Record(300))
+	ward.has(box)
+	backup := filepath.Join(t.TempDir(), "backup")
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		ward.send(box, box.Record(300))
+	}()
+	if out := program(t, "backup", "--data", string(ward.dir), "-o", backup); !strings.Contains(out, "f1/gw1: records 0 to") {
+		t.Errorf("backup says %s", out)
+	}
+	<-sent
+	if _, err := os.Stat(facility.Dir(backup).Nats()); err == nil {
+		t.Error("the streams are in the backup")
+	}
+	if out, err := tryProgram("backup", "--data", string(ward.dir), "-o", backup); err == nil {
+		t.Errorf("a backup is overwritten: %s", out)
+	}
+	if out, err := tryProgram("restore", backup, "--data", string(ward.dir)); err == nil {
+		t.Errorf("a peer is overwritten: %s", out)
+	}
+	hub.has(box)
+	for range 2 {
+		ward.kill()
+		if err := os.RemoveAll(string(ward.dir)); err != nil {
+			t.Fatal(err)
+		}
+		program(t, "restore", backup, "--data", string(ward.dir))
+		program(t, "verify", "--data", string(ward.dir))
+		ward.start()
+		ward.has(box)
+		ward.same(box)
+		hub.same(box)
+	}
+}

@@ -367,3 +367,15 @@ func TestFixtureIsRead(t *testing.T) {
 		t.Errorf("read %q", obx.Raw())
 	}
 }
+
+func TestASegmentThatIsCutByATerminatorSaysSo(t *testing.T) {
+	m := parse(t, header+"\rOBX|1|NM|a||12\r0|u|||||F\rOBX|2|NM|a||72|u\rOBX|3|NM|a||73\r")
+	for i, want := range []bool{false, true, false, false, false} {
+		if got := m.Segment(i).Broken(); got != want {
+			t.Errorf("segment %d %q: %v", i, m.Segment(i).Raw(), got)
+		}
+	}
+	if (Segment{}).Broken() {
+		t.Error("no segment is broken")
+	}
+}

@@ -43,12 +43,12 @@ func oddMessage(r *rand.Rand) []byte {
 
 // Whatever was read, written in its canonical form and read again, is the same message: checkMessage says what that means.
 func TestOddMessagesAreWrittenAgain(t *testing.T) {
-	n := 20_000
+	n := 5_000
 	if v := os.Getenv("VITALGATE_ROUNDTRIPS"); v != "" {
 		n, _ = strconv.Atoi(v)
 	}
 	seed := uint64(1)
-	if n > 20_000 {
+	if n > 5_000 {
 		seed = uint64(time.Now().UnixNano())
 	}
 	r, read := rand.New(rand.NewPCG(seed, 2)), 0
@@ -71,7 +71,7 @@ func TestOddMessagesAreWrittenAgain(t *testing.T) {
 // However the bytes of a file come, its messages are the same.
 func TestOddFilesAreCutAlikeHoweverTheyCome(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	for range 3000 {
+	for range 800 {
 		var file []byte
 		for range 1 + r.IntN(3) {
 			file = append(append(file, oddMessage(r)...), shards[r.IntN(6)]...)
@@ -152,14 +152,14 @@ func readAll(data []byte) (tokens, texts int) {
 // A message that comes byte by byte is looked at once, not once for each byte.
 func TestBytesThatComeOneByOneAreLookedAtOnce(t *testing.T) {
 	for _, g := range grows[:2] {
-		data := g.make(1 << 20)
+		data := g.make(512 << 10)
 		data = append(data, header...)
 		done := make(chan int)
 		go func() { done <- len(split(t, iotest.OneByteReader(bytes.NewReader(append(data, data...))))) }()
 		select {
 		case <-done:
 		case <-time.After(90 * time.Second):
-			t.Fatalf("%s: two megabytes are still being read after 90 s", g.name)
+			t.Fatalf("%s: a megabyte is still being read after 90 s", g.name)
 		}
 	}
 }
@@ -181,17 +181,17 @@ func BenchmarkGrowth(b *testing.B) {
 	}
 }
 
-// A megabyte of anything is read at once. Time with the square of the length would be minutes here, whatever the machine.
+// Half a megabyte of anything is read at once. Time with the square of the length would be minutes here, whatever the machine.
 func TestNoInputTakesTimeWithTheSquareOfItsLength(t *testing.T) {
 	for _, g := range grows {
 		t.Run(g.name, func(t *testing.T) {
-			data := g.make(1 << 20)
+			data := g.make(512 << 10)
 			done := make(chan struct{})
 			go func() { readAll(data); close(done) }()
 			select {
 			case <-done:
 			case <-time.After(90 * time.Second):
-				t.Fatal("a megabyte is still being read after 90 s")
+				t.Fatal("half a megabyte is still being read after 90 s")
 			}
 		})
 	}

@@ -50,6 +50,12 @@ func (s Segment) Sequence() int {
 	return int(s.m.segments[s.i].sequence)
 }
 
+// Broken says whether the line behind the segment is none: it may be what is left of this segment, with a terminator in the middle of
+// one of its fields, so that its last field may be cut.
+func (s Segment) Broken() bool {
+	return s.m != nil && s.i+1 < len(s.m.segments) && s.m.segments[s.i+1].name == 0
+}
+
 // isHeader: MSH, FHS and BHS count their separator as field 1 (HL7 v2.9 §2.14.9.1).
 func (x *segment) isHeader() bool {
 	return x.name == nameMSH || x.name == nameFHS || x.name == nameBHS

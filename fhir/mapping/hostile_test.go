@@ -161,6 +161,8 @@ func TestHostileRows(t *testing.T) {
 		{"ihe-pcd01", "LOINC beside, that means another thing", []string{"NM|147842^MDC_ECG_HEART_RATE^MDC^9279-1^Respiratory rate^LN|1|72|$BPM|||||R"}, "local MDC 147842 = 72 /min", mapping.EventCodeConflict},
 		{"ihe-pcd01", "a LOINC code with a wrong check digit", []string{"NM|8867-5^Heart rate^LN|1|72|$BPM|||||R"}, "local LN 8867-5 = 72 /min", ""},
 		{"ihe-pcd01", "another system's number is not 11073's", []string{"NM|147842^Heart rate^99XYZ|1|72|$BPM|||||R"}, "local 99XYZ 147842 = 72 /min", ""},
+		{"mindray-pds", "a terminator within the value", []string{"NM|101^HR|2101|12\r0||||||F"}, "local mindray-pds 101 = 12", mapping.EventBroken},
+		{"ihe-pcd01", "a terminator behind the value: what follows may be its rest", []string{"NM|$HR|1|72|$BPM\r|||||R"}, "local MDC 147842 = 72 /min", mapping.EventBroken},
 		{"mindray-pds", "PDS code 101 under the label of the saturation", []string{"NM|101^SpO2|2101|97||||||F"}, "local mindray-pds 101 = 97", mapping.EventCodeConflict},
 		{"philips-iic", "hexadecimal in capitals is the same number", []string{"NM|0002-4BB8^SpO2^MDIL||97|0004-0220^%^MDIL|||||R"}, "2708-6 59408-5 150456 = 97 %", ""},
 		{"philips-iic", "0002-5000 relabelled means something else", []string{"NM|0002-5000^SML^MDIL||12|0004-0ae0^rpm^MDIL|||||R"}, "local MDIL 0002-5000 = 12 /min", mapping.EventLabelDiffers},

@@ -105,6 +105,7 @@ const (
 	EventOrder           = "pressures-disorder"  // systolic, mean and diastolic pressure contradict each other
 	EventLimits          = "limits-unreadable"   // OBX-7 is not used as limits
 	EventInvalid         = "flagged-invalid"     // OBX-8 INV beside a value
+	EventBroken          = "segment-broken"      // the line behind the row is no segment: the row's last field may be cut
 	EventStatus          = "result-status"       // OBX-11 says that this is no result, beside a value
 	EventSetting         = "setting"             // a setting or configuration row
 	EventAlertValue      = "value-in-alert"      // a measurement's code in the message of an alert

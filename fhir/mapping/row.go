@@ -700,6 +700,10 @@ func (c *Converter) judge(r *row) {
 		c.finding(r, EventStatus, 11, "OBX-11 says that this is no result: the value is kept, not charted")
 		r.demoted = true
 	}
+	if r.as == measurement && hasValue && r.segment.Broken() {
+		c.finding(r, EventBroken, 5, "the line behind the row is no segment: a value may be cut, so it is kept, not charted")
+		r.demoted = true
+	}
 	id := &r.code
 	if r.as != measurement || r.demoted || !id.known || r.attached != nil {
 		return

@@ -30,6 +30,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getpid() == 1 {
+		vm(m)
+	}
 	if dir := os.Getenv("VITALGATE_TPM_CHILD"); dir != "" { // see TestSwtpmDiesWithTheBox
 		t, err := tpm.Open(context.Background(), tpm.Options{Source: "swtpm", Dir: dir})
 		if err != nil {

@@ -25,6 +25,27 @@ import (
 	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
+// openOwn opens the keys of the configured box and its data folder. The box must not run: it holds them.
+func openOwn(ctx context.Context, configPath string) (box record.BoxID, dir string, chip *tpm.TPM, err error) {
+	cfg, err := config.Load(configPath)
+	if err != nil {
+		return box, "", nil, err
+	}
+	if box, err = record.ParseBoxID(cfg.Box.ID); err != nil {
+		return box, "", nil, err
+	}
+	dirs, err := openData(cfg.Box.Data)
+	if err != nil {
+		return box, "", nil, err
+	}
+	firmware, err := measured.Firmware()
+	if err != nil {
+		return box, "", nil, err
+	}
+	chip, err = tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Firmware: firmware, Log: newLog(0)})
+	return box, dirs.root, chip, err
+}
+
 // requestCmd writes what the facility needs to enrol this box.
 type requestCmd struct {
 	Config string `short:"c" default:"/etc/vitalgate/config.toml" help:"Configuration file."`
@@ -32,28 +53,12 @@ type requestCmd struct {
 }
 
 func (c requestCmd) Run(ctx context.Context) (err error) {
-	cfg, err := config.Load(c.Config)
-	if err != nil {
-		return err
-	}
-	box, err := record.ParseBoxID(cfg.Box.ID)
-	if err != nil {
-		return err
-	}
-	dirs, err := openData(cfg.Box.Data)
-	if err != nil {
-		return err
-	}
-	firmware, err := measured.Firmware()
-	if err != nil {
-		return err
-	}
-	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Firmware: firmware, Log: newLog(0)})
+	box, dir, chip, err := openOwn(ctx, c.Config)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, chip.Close()) }()
-	r, err := enrol.Request(ctx, box, chip, dirs.root)
+	r, err := enrol.Request(ctx, box, chip, dir)
 	if err != nil {
 		return err
 	}
@@ -72,28 +77,16 @@ type answerCmd struct {
 }
 
 func (c answerCmd) Run(ctx context.Context) (err error) {
-	cfg, err := config.Load(c.Config)
-	if err != nil {
-		return err
-	}
-	box, err := record.ParseBoxID(cfg.Box.ID)
-	if err != nil {
-		return err
-	}
 	var q attestation.Question
 	if err := enrolment.Read(c.Question, "question (vitalpeer box ask)", &q); err != nil {
 		return err
 	}
-	dirs, err := openData(cfg.Box.Data)
-	if err != nil {
-		return err
-	}
-	chip, err := tpm.Open(ctx, tpm.Options{Source: cfg.TPM.Source, Dir: dirs.tpm, Log: newLog(0)})
+	box, dir, chip, err := openOwn(ctx, c.Config)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, chip.Close()) }()
-	a, err := enrol.Answer(ctx, q, box, chip, dirs.root)
+	a, err := enrol.Answer(ctx, q, box, chip, dir)
 	if err != nil {
 		return err
 	}

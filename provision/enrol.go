@@ -107,7 +107,7 @@ func (c enrolCmd) Run(ctx context.Context) error {
 		return err
 	}
 	say("The facility lets it in …")
-	grant, err := c.grant(ctx, request, c.Leaf)
+	grant, err := c.grant(ctx, b, request, c.Leaf)
 	if err != nil {
 		return err
 	}
@@ -202,6 +202,24 @@ func (c requestCmd) Run(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("%s: enrolment request of box %s.\nAt the facility's hub: vitalpeer box add %s --data DIR; then here: vitalprov provision %s --grant FILE --monitor …\n", c.Out, c.Box, c.Out, c.Address)
+	return nil
+}
+
+type answerCmd struct {
+	at
+	Question string `required:"" type:"existingfile" placeholder:"FILE" help:"What the facility asks about the box's TPM (vitalpeer box ask)."`
+	Out      string `short:"o" required:"" placeholder:"FILE" help:"File to write, such as gw1.answer.json."`
+}
+
+func (c answerCmd) Run(ctx context.Context) error {
+	b, err := c.open()
+	if err != nil {
+		return err
+	}
+	if err := b.answer(ctx, c.Question, c.Out); err != nil {
+		return err
+	}
+	fmt.Printf("%s: what the box's TPM says of its keys. At the facility's hub: vitalpeer box add REQUEST --answer %s --data DIR\n", c.Out, c.Out)
 	return nil
 }
 

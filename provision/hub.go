@@ -10,7 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/vitalgate/vitalgate/provision/protocol"
 )
 
 // hubFlag says where the facility is, if it is within reach: the peer's own program is asked, so that only one program decides what
@@ -34,8 +38,12 @@ func (h hubFlag) peer(ctx context.Context, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// grant has the facility let the box in.
-func (h hubFlag) grant(ctx context.Context, request []byte, leaves []string) ([]byte, error) {
+// onTrust are the reasons (package admission) for which a box is let in without proof: nobody vouches for its TPM, or it has
+// none. The registry then says so; any other reason is a lie of the box.
+var onTrust = []string{"(no-tpm)", "(no-certificate)", "(unknown-maker)"}
+
+// grant has the facility let the box in, by what its TPM proves.
+func (h hubFlag) grant(ctx context.Context, b *box, request []byte, leaves []string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "vitalprov-")
 	if err != nil {
 		return nil, err
@@ -46,6 +54,19 @@ func (h hubFlag) grant(ctx context.Context, request []byte, leaves []string) ([]
 		return nil, err
 	}
 	args := []string{"box", "add", in, "-o", out}
+	question, answer := filepath.Join(dir, "question.json"), filepath.Join(dir, "answer.json")
+	_, err = h.peer(ctx, "box", "ask", in, "-o", question)
+	switch {
+	case err == nil:
+		if err := b.answer(ctx, question, answer); err != nil {
+			return nil, err
+		}
+		args = append(args, "--answer", answer)
+	case slices.ContainsFunc(onTrust, func(reason string) bool { return strings.Contains(err.Error(), reason) }):
+		say("The box is let in on trust, because its TPM proves nothing here: %v", err)
+	default:
+		return nil, err
+	}
 	for _, l := range leaves {
 		args = append(args, "--leaf", l)
 	}
@@ -53,6 +74,19 @@ func (h hubFlag) grant(ctx context.Context, request []byte, leaves []string) ([]
 		return nil, err
 	}
 	return os.ReadFile(out)
+}
+
+// answer has the box answer the facility's question about its TPM, from file to file.
+func (b *box) answer(ctx context.Context, question, out string) error {
+	q, err := os.ReadFile(question)
+	if err != nil {
+		return fmt.Errorf("cannot read the question: %w", err)
+	}
+	var a []byte
+	if err := b.call(ctx, "POST", protocol.PathChallenge, json.RawMessage(q), &a); err != nil {
+		return err
+	}
+	return writeNew(out, a, 0o644)
 }
 
 // record is what vitalprov looks at in a line of vitalpeer tail.

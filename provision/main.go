@@ -24,6 +24,7 @@ type cli struct {
 	Label     labelCmd     `cmd:"" help:"Draw the label of a box, with its QR code, as PDF or PNG."`
 	Enrol     enrolCmd     `cmd:"" help:"Make a box part of a facility: request, grant, configuration, start."`
 	Request   requestCmd   `cmd:"" help:"Fetch the enrolment request of a box, for a facility that is not within reach."`
+	Answer    answerCmd    `cmd:"" help:"Have a box answer what the facility asks about its TPM."`
 	Provision provisionCmd `cmd:"" help:"Give a box its grant and its configuration."`
 	Bind      bindCmd      `cmd:"" help:"Change the beds, monitors and dialects of a box."`
 	Network   networkCmd   `cmd:"" help:"Show network settings, or try new ones: without success the old ones come back."`

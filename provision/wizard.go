@@ -151,7 +151,7 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := b.call(ctx, "POST", protocol.PathRequest, protocol.Ask{Box: name}, &request); err != nil {
 		return err
 	}
-	grant, err := hub.grant(ctx, request, nil)
+	grant, err := hub.grant(ctx, b, request, nil)
 	if err != nil {
 		return err
 	}

@@ -54,19 +54,24 @@ func TestEnrolByEvidence(t *testing.T) {
 		do("vitalgate", "request", "-c", name+".toml", "-o", name+".request.json")
 	}
 
-	refused("unknown-maker", "vitalpeer", "box", "ask", "gw1.request.json", "--data", "hub")
-	for from, to := range map[string]string{"swtpm-localca-rootca-cert.pem": "emulators/swtpm.pem", "issuercert.pem": "intermediates/swtpm.pem"} {
-		pem, err := os.ReadFile(filepath.Join(at("gw1"), "tpm", "swtpm", "ca", from))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(filepath.Dir(at("hub/trust/"+to)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(at("hub/trust/"+to), pem, 0o600); err != nil {
-			t.Fatal(err)
+	// trusted makes the facility believe the authority that the emulator in a folder has made for itself.
+	trusted := func(ca, name string) {
+		t.Helper()
+		for from, to := range map[string]string{"swtpm-localca-rootca-cert.pem": "emulators/", "issuercert.pem": "intermediates/"} {
+			pem, err := os.ReadFile(filepath.Join(ca, from))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(at("hub/trust/"+to), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(at("hub/trust/"+to+name+".pem"), pem, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	refused("unknown-maker", "vitalpeer", "box", "ask", "gw1.request.json", "--data", "hub")
+	trusted(at("gw1/tpm/swtpm/ca"), "swtpm")
 	do("vitalpeer", "box", "ask", "gw1.request.json", "--data", "hub")
 	refused("for box f1/gw1", "vitalgate", "answer", "gw1.question.json", "-c", "gw2.toml", "-o", "x.answer.json")
 	do("vitalgate", "answer", "gw1.question.json", "-c", "gw1.toml", "-o", "gw1.answer.json")
@@ -98,5 +103,36 @@ func TestEnrolByEvidence(t *testing.T) {
 	do("vitalpeer", "registry", "deny-chip", reg.Chip, "--reason", "stolen", "--data", "hub")
 	if out := do("vitalpeer", "box", "list", "--data", "hub"); !strings.Contains(out, "stolen") {
 		t.Errorf("the box of a denied chip goes on: %s", out)
+	}
+
+	// The same on the wire: the field tool carries the question to the box, over the provisioning link.
+	address := hospital.FreeAddr()
+	label := strings.TrimSpace(do("vitalgate", "maintain", "--dir", "gw3", "--label"))
+	background := exec.Command(filepath.Join(bin, "vitalgate"), "maintain", "--dir", "gw3", "--listen", address)
+	background.Dir = dir
+	if err := background.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		background.Process.Signal(os.Interrupt)
+		background.Wait()
+	}()
+	for {
+		if _, err := run("vitalprov", "probe", address, "--label", label); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal("the box is not there")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	do("vitalprov", "request", address, "--label", label, "--box", "f1/gw3", "-o", "gw3.request.json")
+	trusted(at("gw3/data/tpm/swtpm/ca"), "swtpm3")
+	do("vitalpeer", "box", "ask", "gw3.request.json", "--data", "hub")
+	refused("cannot answer the question", "vitalprov", "answer", address, "--label", label, "--question", "gw1.question.json", "-o", "x.answer.json")
+	do("vitalprov", "answer", address, "--label", label, "--question", "gw3.question.json", "-o", "gw3.answer.json")
+	if out := do("vitalpeer", "box", "add", "gw3.request.json", "--answer", "gw3.answer.json", "--data", "hub"); !strings.Contains(out, "vouched for by swtpm3") {
+		t.Errorf("said: %s", out)
 	}
 }

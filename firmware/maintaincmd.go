@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/vitalgate/vitalgate/adapters/serial"
+	"github.com/vitalgate/vitalgate/firmware/lamp"
 	"github.com/vitalgate/vitalgate/firmware/maintain"
 	"github.com/vitalgate/vitalgate/hwtest"
 	"github.com/vitalgate/vitalgate/provision/protocol"
@@ -41,5 +42,14 @@ func (c maintainCmd) Run(ctx context.Context) error {
 		return s.Close()
 	}
 	fmt.Fprintf(os.Stderr, "box %s listens for vitalprov at %s\n", s.Label().Name(), s.Addr())
+	if l := lamp.Find("/"); l != nil {
+		lctx, dark := context.WithCancel(ctx)
+		lit := make(chan struct{})
+		go func() {
+			defer close(lit)
+			l.Run(lctx, s.State)
+		}()
+		defer func() { dark(); <-lit }()
+	}
 	return s.Run(ctx)
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vitalgate/vitalgate/firmware/lamp"
 	"github.com/vitalgate/vitalgate/firmware/maintain"
 	"github.com/vitalgate/vitalgate/firmware/measured"
 	"github.com/vitalgate/vitalgate/firmware/notify"
@@ -106,6 +107,9 @@ func (b *box) run(ctx context.Context) string {
 			b.again <- "the provisioning link ended: " + errText(err)
 		}
 	}()
+	if l := lamp.Find("/"); l != nil {
+		go l.Run(ctx, b.server.State)
+	}
 	if b.trial {
 		go b.judge(ctx)
 	}

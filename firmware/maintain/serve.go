@@ -19,6 +19,8 @@ import (
 	"github.com/vitalgate/vitalgate/fhir/mapping"
 	"github.com/vitalgate/vitalgate/firmware/config"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
+	"github.com/vitalgate/vitalgate/firmware/health"
+	"github.com/vitalgate/vitalgate/firmware/lamp"
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 	"github.com/vitalgate/vitalgate/record"
@@ -300,6 +302,29 @@ func (s *Server) putProvision(_ http.ResponseWriter, req *http.Request) (any, er
 
 func (s *Server) getStatus(_ http.ResponseWriter, req *http.Request) (any, error) {
 	return s.status(req.Context()), nil
+}
+
+// State is how the box is, for its lamp.
+func (s *Server) State(ctx context.Context) lamp.State {
+	if !s.Owned() {
+		return lamp.Nobodys
+	}
+	st := s.status(ctx)
+	var r struct {
+		Ready      bool `json:"ready"`
+		Conditions []struct {
+			Severity health.Severity `json:"severity"`
+		} `json:"conditions"`
+	}
+	switch {
+	case !st.Working, st.Report != nil && (json.Unmarshal(st.Report, &r) != nil || !r.Ready):
+		return lamp.NotWorking
+	case st.Report == nil: // no status page is configured, or it has not begun: the line runs, more is not known
+		return lamp.Good
+	case len(r.Conditions) > 0 && r.Conditions[0].Severity > health.Note:
+		return lamp.Attention
+	}
+	return lamp.Good
 }
 
 // status asks the status page of the line, which shows no patient data.

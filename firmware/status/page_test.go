@@ -34,7 +34,7 @@ func report(board *health.Board) status.Report {
 		Spool:   spool.Stats{Next: 48213, Signed: 48213, Acked: 48200, Depth: 13, OldestAge: 4 * time.Second, Bytes: 700 << 20, Quota: 4 << 30, FsyncP99: 3100 * time.Microsecond},
 		Network: link.Status{Leaf: "ward1", State: "Publishing to ward1.", LastAck: noon.Add(-2 * time.Second), Records: 48200, Connects: 3},
 		Monitors: []status.Monitor{
-			{Dialect: "philips-mp", Counters: pipeline.Snapshot{Messages: 24100, Charted: 192800, Local: 311, Absent: 40, Events: 12}, Line: adapters.Status{Monitor: "bed-12", Kind: "mllp-server",
+			{Dialect: "philips-iic", Counters: pipeline.Snapshot{Messages: 24100, Charted: 192800, Local: 311, Absent: 40, Events: 12}, Line: adapters.Status{Monitor: "bed-12", Kind: "mllp-server",
 				Address: "0.0.0.0:2575", State: adapters.StateConnected, Connections: 1, Frames: 24100, Replies: 24100, LastFrame: noon.Add(-3 * time.Second)}},
 			{Dialect: "mindray-pcd01", Counters: pipeline.Snapshot{Messages: 19, Raw: 1, Repeated: 2}, Line: adapters.Status{Monitor: "bed-13-with-a-rather-long-name-that-somebody-chose", Kind: "serial",
 				Address: "/dev/serial/by-path/platform-fd500000.pcie-pci-0000:01:00.0-usb-0:1.3:1.0-port0", State: adapters.StateWaiting, Detail: "the device is not there; plug it in", LastFrame: noon.Add(-3 * time.Hour),
@@ -53,7 +53,7 @@ func serve(t *testing.T, board *health.Board) string {
 	}
 	for i := range 150 { // minutes of a night in which the network was away for a while
 		r := report(board)
-		r.Monitors[0].Counters.Messages, r.Spool.Depth = uint64(i*10+i%7), 0
+		r.Monitors[0].Counters.Messages, r.Spool.Depth = uint64(22600+i*10+i%7), 0
 		if i > 60 && i < 90 {
 			r.Spool.Depth = uint64(i-60) * 10
 		}
@@ -100,7 +100,7 @@ func TestThePage(t *testing.T) {
 	if resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
-	for _, want := range []string{"Working, but needs attention: No line to the monitor", "Check that the monitor is on", "monitor-away", "bed-12", "philips-mp", "24100", "3 s ago", "DSR on", "DCD off",
+	for _, want := range []string{"Working, but needs attention: No line to the monitor", "Check that the monitor is on", "monitor-away", "bed-12", "philips-iic", "24100", "3 s ago", "DSR on", "DCD off",
 		"4.0 GiB", "messages a minute: ", "records not yet at a leaf node: ", "at most 290", "ward1", "01234567 89abcdef", "vitalgate-box:f1/gw1", "2 days ago", "2026-03-09 12:00:00", "slot", "No patient data"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page does not say %q", want)
@@ -228,7 +228,7 @@ func TestOnAPhone(t *testing.T) {
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	for name, size := range map[string]string{"status-phone.png": "500,2600", "status-desk.png": "1100,1150"} {
+	for name, size := range map[string]string{"status-phone.png": "420,2400", "status-desk.png": "1100,1150"} {
 		path := filepath.Join(dir, name)
 		run("--window-size="+size, "--screenshot="+path, page+"/")
 		f, err := os.Open(path)

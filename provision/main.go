@@ -35,6 +35,7 @@ type cli struct {
 	Revoke    revokeCmd    `cmd:"" help:"Cut a box off from the facility for good."`
 	Reset     resetCmd     `cmd:"" help:"Wipe a box: it is nobody's afterwards."`
 	Tool      toolCmd      `cmd:"" help:"The identity of this tool: what lets it into boxes that have an owner."`
+	Stick     stickCmd     `cmd:"" help:"Prepare, answer and read a USB stick, for boxes without a network."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
 }
 

@@ -276,7 +276,7 @@ func TestLife(t *testing.T) {
 // TestWhoIsLetIn tries every route as everybody who must not.
 func TestWhoIsLetIn(t *testing.T) {
 	b, f := open(t, nil), newFacility(t)
-	paths := [][2]string{{"GET", protocol.PathAbout}, {"POST", protocol.PathRequest}, {"PUT", protocol.PathProvision}, {"GET", protocol.PathStatus}, {"POST", protocol.PathTest},
+	paths := [][2]string{{"GET", protocol.PathAbout}, {"POST", protocol.PathRequest}, {"POST", protocol.PathChallenge}, {"PUT", protocol.PathProvision}, {"GET", protocol.PathStatus}, {"POST", protocol.PathTest},
 		{"GET", protocol.PathNetwork}, {"PUT", protocol.PathNetwork}, {"POST", protocol.PathKeep}, {"PUT", protocol.PathUpdate}, {"POST", protocol.PathReset}}
 	refused := func(who string, call func(string, string, any) (int, []byte)) {
 		t.Helper()

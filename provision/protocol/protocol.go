@@ -30,7 +30,7 @@ const (
 	PathBox       = "/v1/box"       // GET Box: all that a stranger is told
 	PathAbout     = "/v1/about"     // GET About
 	PathRequest   = "/v1/request"   // POST Ask; answers an enrolment.Request
-	PathChallenge = "/v1/challenge" // POST attestation.Question, the facility's; answers an attestation.Answer
+	PathChallenge = "/v1/challenge" // POST attestation.Question of the facility; answers an attestation.Answer of the TPM
 	PathProvision = "/v1/provision" // PUT Provision: the grant and the configuration, or one of them on a box that has both
 	PathStatus    = "/v1/status"    // GET Status
 	PathTest      = "/v1/hwtest"    // POST TestOptions; answers a signed report

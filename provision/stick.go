@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vitalgate/vitalgate/provision/protocol"
+)
+
+type stickCmd struct {
+	Prepare stickPrepareCmd `cmd:"" help:"Make a USB stick ready for a box that has no network."`
+	Answer  stickAnswerCmd  `cmd:"" help:"Have the facility answer the request of a box on the stick, and put the configuration beside it."`
+	Show    stickShowCmd    `cmd:"" help:"Say which boxes were at the stick, and how far each is."`
+}
+
+type stickPrepareCmd struct {
+	Stick string `arg:"" type:"existingdir" help:"Where the stick is mounted."`
+	Box   string `placeholder:"FACILITY/NAME" help:"The name that the next new box is to have; without it, boxes only write their labels."`
+}
+
+func (c stickPrepareCmd) Run() error {
+	s := protocol.StickAt(c.Stick)
+	if err := os.MkdirAll(string(s), 0o755); err != nil {
+		return fmt.Errorf("cannot prepare the stick: %w", err)
+	}
+	if c.Box != "" {
+		if err := os.WriteFile(s.Next(), []byte(c.Box+"\n"), 0o644); err != nil {
+			return fmt.Errorf("cannot prepare the stick: %w", err)
+		}
+	}
+	please("plug the stick into the box for half a minute, then bring it back (vitalprov stick show)")
+	return nil
+}
+
+type stickAnswerCmd struct {
+	hubFlag
+	binding
+	Stick   string   `arg:"" type:"existingdir" help:"Where the stick is mounted."`
+	Name    string   `arg:"" help:"Which box, by the name of its label (VG-…)."`
+	Leaf    []string `placeholder:"NAME=tls://HOST:PORT" help:"Leaf nodes for the box, in place of those the facility knows."`
+	OnTrust bool     `required:"" help:"A stick cannot ask the TPM: the box is let in on the word of whoever carried the stick."`
+}
+
+func (c stickAnswerCmd) Run(ctx context.Context) error {
+	if c.Hub == "" {
+		return errors.New("cannot answer without the facility: give --hub DIR; elsewhere, vitalpeer box add REQUEST -o grant.json beside the request")
+	}
+	own := protocol.StickAt(c.Stick).Of(strings.ToUpper(c.Name))
+	box, err := os.ReadFile(own.Box())
+	if err != nil {
+		return fmt.Errorf("cannot answer: there is no request of that box on the stick: %w", err)
+	}
+	config, err := c.binding.text(strings.TrimSpace(string(box)))
+	if err != nil {
+		return err
+	}
+	args := []string{"box", "add", own.Request(), "-o", own.Grant()}
+	for _, l := range c.Leaf {
+		args = append(args, "--leaf", l)
+	}
+	if _, err := c.peer(ctx, args...); err != nil {
+		return err
+	}
+	if err := writeNew(own.Config(), []byte(config), 0o644); err != nil {
+		return err
+	}
+	please("plug the stick into box %s once more; result.txt then says what came of it", c.Name)
+	return nil
+}
+
+type stickShowCmd struct {
+	Stick string `arg:"" type:"existingdir" help:"Where the stick is mounted."`
+}
+
+func (c stickShowCmd) Run() error {
+	s := protocol.StickAt(c.Stick)
+	all, err := os.ReadDir(string(s))
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("this is no stick for boxes: vitalprov stick prepare makes one")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the stick: %w", err)
+	}
+	for _, e := range all {
+		if !e.IsDir() {
+			continue
+		}
+		own := s.Of(e.Name())
+		label, err := os.ReadFile(own.Label())
+		if err != nil {
+			continue
+		}
+		result, err := os.ReadFile(own.Result())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot read the stick: %w", err)
+		}
+		fmt.Printf("%s  %s\n    %s\n", filepath.Base(string(own)), strings.TrimSpace(string(result)), strings.TrimSpace(string(label)))
+	}
+	return nil
+}

@@ -155,10 +155,14 @@ func dialMonitor(path string) (*monitor, error) {
 	}
 	m := &monitor{c, json.NewDecoder(c)}
 	var greeting json.RawMessage
-	if err := m.in.Decode(&greeting); err != nil {
-		return nil, err
+	err = m.in.Decode(&greeting)
+	if err == nil {
+		err = m.call("qmp_capabilities", map[string]any{})
 	}
-	return m, m.call("qmp_capabilities", nil)
+	if err != nil {
+		c.Close()
+	}
+	return m, err
 }
 
 func (m *monitor) call(command string, arguments map[string]any) error {

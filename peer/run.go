@@ -49,7 +49,14 @@ func (c *runCmd) Run(ctx context.Context) error {
 	if os.Getenv("GOGC") == "" { // else its administrator has decided
 		debug.SetGCPercent(gcPercent)
 	}
-	return run(ctx, c.dir(), newLog(c.Debug), c.Patience, c.Scrub, nil)
+	log := newLog(c.Debug)
+	for {
+		err := run(ctx, c.dir(), log, c.Patience, c.Scrub, nil)
+		if !errors.Is(err, errStreams) {
+			return err
+		}
+		log.Warn("starting anew", "why", err)
+	}
 }
 
 const viewRecords = 20000 // of each box that the page is filled with at start
@@ -191,6 +198,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log, Links: p.node.Leaves, Witness: p.witness}).Run(ctx)
 	})
 	g.Go(func() error { return p.scrub(ctx, scrubEvery) })
+	g.Go(func() error { return p.watchStreams(ctx) })
 	socket, err := p.listenSocket()
 	if err != nil {
 		return err
@@ -427,6 +435,36 @@ func (p *peer) booted(id record.BoxID, v record.Verified) {
 		p.firmware[id] = boot.Software
 		p.mu.Unlock()
 	}
+}
+
+// errStreams ends a peer whose NATS server has given up its streams, so that it starts anew.
+var errStreams = errors.New("the NATS server had given up its streams, and there is room on the disk again")
+
+// watchStreams ends the peer when its streams are dead and could live again.
+func (p *peer) watchStreams(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if !p.node.Streams() && room(p.dir.Nats()) {
+			return errStreams
+		}
+	}
+}
+
+// room says whether something can be written in a folder.
+func room(dir string) bool {
+	f, err := os.CreateTemp(dir, ".room-")
+	if err != nil {
+		return false
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(make([]byte, 1<<20))
+	return errors.Join(err, f.Sync(), f.Close()) == nil
 }
 
 // scrub reads the whole store from time to time, and names what is damaged; the replicator mends it from other peers.

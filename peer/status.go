@@ -111,7 +111,7 @@ func (p *peer) status() *status {
 	if !p.node.Streams() {
 		st.Conditions = append(st.Conditions, condition{"streams-stopped", "", "critical",
 			"The NATS server has given up its streams, as it does when its disk is full: boxes are not acknowledged and keep their records.",
-			"Make room on the disk of " + p.dir.Nats() + ", then restart vitalpeer."})
+			"Make room on the disk of " + p.dir.Nats() + "; vitalpeer goes on by itself."})
 	}
 	if broken != nil {
 		st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical",

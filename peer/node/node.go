@@ -98,6 +98,7 @@ type Node struct {
 	joined   []Peer                // peers that were let in at the last reload
 	server   *server.Server
 	leafPins atomic.Pointer[map[string]bool] // certificates of ward peers that are let in now
+	unwell   atomic.Bool                     // a stream could not be written
 }
 
 // Start runs the server and returns once it takes connections.
@@ -125,7 +126,7 @@ func Start(c Config, m Members, log *slog.Logger) (*Node, error) {
 	if n.server, err = server.NewServer(o); err != nil {
 		return nil, fmt.Errorf("cannot set up the NATS server: %w", err)
 	}
-	n.server.SetLoggerV2(serverLog{log}, false, false, false)
+	n.server.SetLoggerV2(serverLog{log, &n.unwell}, false, false, false)
 	n.server.Start()
 	if !n.server.ReadyForConnections(20 * time.Second) {
 		n.Stop()
@@ -199,7 +200,10 @@ func (n *Node) BoxAddress() net.Addr {
 func (n *Node) Leaves() int { return n.server.NumLeafNodes() }
 
 // Streams says whether the streams work. The server gives them up when its disk is full, until it is started anew.
-func (n *Node) Streams() bool { return n.server.JetStreamEnabled() }
+//
+// nats-server 2.15.2 says of a stream whose disk was full for one write only in its log that it is dead: to who publishes it does not
+// answer any more, also when there is room again, until the server starts anew.
+func (n *Node) Streams() bool { return n.server.JetStreamEnabled() && !n.unwell.Load() }
 
 // Ingest connects to the account that holds the streams.
 func (n *Node) Ingest() (*nats.Conn, error) { return n.connect("ingest", n.ingest, "_INBOX") }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 )
 
 // text writes the server's configuration language; every value that comes from outside is quoted.
@@ -42,10 +43,17 @@ func quote(s string) string {
 
 // serverLog carries the server's own lines into the peer's log. The server knows subjects and names of boxes and
 // peers, which are no patient data, and no content.
-type serverLog struct{ log *slog.Logger }
+type serverLog struct {
+	log    *slog.Logger
+	unwell *atomic.Bool // set by the line that says that a stream could not be written
+}
 
 func (l serverLog) emit(level slog.Level, format string, v []any) {
-	l.log.Log(context.Background(), level, "nats-server", "line", fmt.Sprintf(format, v...))
+	line := fmt.Sprintf(format, v...)
+	if level >= slog.LevelWarn && strings.Contains(strings.ToLower(line), "critical write error") {
+		l.unwell.Store(true)
+	}
+	l.log.Log(context.Background(), level, "nats-server", "line", line)
 }
 
 func (l serverLog) Noticef(format string, v ...any) { l.emit(slog.LevelDebug, format, v) }

@@ -70,6 +70,13 @@ func newCable(t *testing.T) *cable {
 	return c
 }
 
+// leadTo says where the cable ends.
+func (c *cable) leadTo(address string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.to = address
+}
+
 func (c *cable) set(cut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,7 +94,7 @@ func (c *cable) set(cut bool) {
 func TestCutsAndKillsLoseNothing(t *testing.T) {
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
-	link.to = hub.conf.Peers.Listen
+	link.leadTo(hub.conf.Peers.Listen)
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box, ward)
@@ -367,7 +374,7 @@ func TestKindsBeyondTheGrantAreShownToNobody(t *testing.T) {
 func TestGapIsFilledByAnotherPeer(t *testing.T) {
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
-	link.to = hub.conf.Peers.Listen
+	link.leadTo(hub.conf.Peers.Listen)
 	link.set(true)
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")

@@ -26,7 +26,7 @@ func (s *site) conditionsOf(b *peertest.Box) (codes []string) {
 func TestTwoHistoriesShownToTwoPeersAreEvidence(t *testing.T) {
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
-	link.to = hub.conf.Peers.Listen
+	link.leadTo(hub.conf.Peers.Listen)
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box, ward)

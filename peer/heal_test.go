@@ -56,7 +56,7 @@ func TestDamagedStoreIsMendedFromAnotherPeer(t *testing.T) {
 func TestMissingRecordsAreLeftOutAndFilledInLater(t *testing.T) {
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
-	link.to = hub.conf.Peers.Listen
+	link.leadTo(hub.conf.Peers.Listen)
 	link.set(true)
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")

@@ -105,7 +105,7 @@ func TestARevocationCutsAtOnceEverywhere(t *testing.T) {
 func TestNothingAfterTheLastGrantedIndex(t *testing.T) {
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
-	link.to = hub.conf.Peers.Listen
+	link.leadTo(hub.conf.Peers.Listen)
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box, ward)
@@ -137,7 +137,7 @@ func TestNothingAfterTheLastGrantedIndex(t *testing.T) {
 func TestASuspendedBoxGoesOnWhenItIsResumed(t *testing.T) {
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
-	link.to = hub.conf.Peers.Listen
+	link.leadTo(hub.conf.Peers.Listen)
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box, ward)

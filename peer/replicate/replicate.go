@@ -257,8 +257,9 @@ func (r *Replicator) heard(ctx context.Context, g *errgroup.Group, m *nats.Msg) 
 	if peers == nil {
 		peers = map[string]uint64{}
 		r.wanted[id] = peers
-		r.wake[id] = make(chan struct{}, 1)
-		g.Go(func() error { return r.follow(ctx, b, r.wake[id]) })
+		wake := make(chan struct{}, 1)
+		r.wake[id] = wake
+		g.Go(func() error { return r.follow(ctx, b, wake) })
 	}
 	peers[peer] = size // there is one name per peer that the registry lets in
 	if size > b.Size() {

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -393,6 +395,77 @@ func TestBusyTPMIsAskedAgain(t *testing.T) {
 			signs(t, x.Data())
 			stop(t, x)
 		})
+	}
+}
+
+func TestLockedTPMSaysSo(t *testing.T) {
+	var locked atomic.Bool
+	x, err := tpm.OpenFaulty(t.Context(), tpmtest.Dir(t), func([]byte) ([]byte, bool, error) {
+		if locked.Load() {
+			return rc(0x921), false, nil // TPM_RC_LOCKOUT
+		}
+		return nil, true, nil
+	})
+	must(t, err)
+	locked.Store(true)
+	if _, err := x.Data().Sign(nil, digest[:], nil); !errors.Is(err, tpm.ErrLocked) || !strings.Contains(err.Error(), "it recovers in time") {
+		t.Fatalf("got %v", err)
+	}
+	locked.Store(false)
+	signs(t, x.Data())
+	stop(t, x)
+}
+
+// A box that has an identity opens without its TPM: it knows who it is, and is itself again when the TPM is back.
+func TestTolerantOpen(t *testing.T) {
+	dir, path := tpmtest.Dir(t), os.Getenv("PATH")
+	tolerant := tpm.Options{Source: "swtpm", Dir: dir, Tolerant: true}
+	t.Setenv("PATH", "")
+	if _, err := tpm.Open(t.Context(), tolerant); err == nil {
+		t.Fatal("a box without an identity has opened without a TPM")
+	}
+	t.Setenv("PATH", path)
+	x := open(t, "swtpm", dir)
+	data, client, boot := public(x.Data()), public(x.TLS()), x.Boot()
+	stop(t, x)
+
+	t.Setenv("PATH", "")
+	if _, err := tpm.Open(t.Context(), tpm.Options{Source: "swtpm", Dir: dir}); err == nil {
+		t.Fatal("a box that is not told to be tolerant has opened without its TPM")
+	}
+	x, err := tpm.Open(t.Context(), tolerant)
+	must(t, err)
+	if !public(x.Data()).Equal(data) || !public(x.TLS()).Equal(client) || x.Class() != tpm.Emulated {
+		t.Error("the box does not know who it is")
+	}
+	if b := x.Boot(); b != (tpm.Boot{}) {
+		t.Errorf("the box has counted boot %+v of a TPM it has not reached", b)
+	}
+	if _, err := x.Data().Sign(nil, digest[:], nil); err == nil || !strings.Contains(err.Error(), "swtpm is not installed") {
+		t.Errorf("signing says %v", err)
+	}
+	t.Setenv("PATH", path)
+	x.Rested()
+	signs(t, x.Data())
+	if b := x.Boot(); b.Counter != boot.Counter+1 {
+		t.Errorf("boot %+v after %+v", b, boot)
+	}
+	stop(t, x)
+
+	// Areas that are not the remembered keys are not believed.
+	file := filepath.Join(dir, "identity.json")
+	text, err := os.ReadFile(file)
+	must(t, err)
+	var id map[string]any
+	must(t, json.Unmarshal(text, &id))
+	areas := id["areas"].(map[string]any)
+	areas["data"] = areas["tls"]
+	text, err = json.Marshal(id)
+	must(t, err)
+	write(t, file, text)
+	t.Setenv("PATH", "")
+	if _, err := tpm.Open(t.Context(), tolerant); err == nil {
+		t.Error("the box has taken another key for its own")
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -169,6 +170,9 @@ func TestWhoIsNotAdmitted(t *testing.T) {
 	t.Run("a TPM without a certificate", func(t *testing.T) {
 		_, err := d.Ask(lie)
 		refused(t, err, admission.NoCertificate)
+		if !strings.Contains(err.Error(), "Intel at https://") {
+			t.Errorf("it does not say where a certificate could be: %v", err)
+		}
 	})
 	t.Run("the certificate of another TPM", func(t *testing.T) {
 		theirs, ours := shown(t, lie), shown(t, r)
@@ -396,6 +400,55 @@ func TestTheFirmwareOfABoxIsTheFacilitysToJudge(t *testing.T) {
 	}
 }
 
+// The whole way with keys that are bound to a release: the facility computes what they must be bound to, and compares.
+func TestABoxUnderReleasedFirmware(t *testing.T) {
+	release := newKey(t)
+	selection, err := attestation.SelectPCRs(attestation.FirmwarePCR)
+	must(t, err)
+	zero := sha256.Sum256(make([]byte, 32)) // an emulator has measured nothing
+	calc, err := tpm2.NewPolicyCalculator(tpm2.TPMAlgSHA256)
+	must(t, err)
+	must(t, tpm2.PolicyPCR{PcrDigest: tpm2.TPM2BDigest{Buffer: zero[:]}, Pcrs: selection}.Update(calc))
+	approved := attestation.Approval{Purpose: attestation.Identity, Policy: calc.Hash().Digest}
+	digest := sha256.Sum256(append(bytes.Clone(approved.Policy), approved.Purpose...))
+	approved.Signature, err = release.Sign(rand.Reader, digest[:], crypto.SHA256)
+	must(t, err)
+	firmware, err := attestation.NewFirmware(release.Public(), approved)
+	must(t, err)
+	x, err := tpm.Open(t.Context(), tpm.Options{Source: "swtpm", Dir: tpmtest.Dir(t), Firmware: firmware})
+	must(t, err)
+	defer x.Close()
+	b, maker := newBox(t, "gw1", x), newAuthority(t)
+	r := b.request(t)
+	cert := maker.certify(t, shown(t, r).Endorsements[0], endorsement, name("id:49465800"))
+
+	admit := func(files map[string]string) (*admission.Verdict, error) {
+		d := trusting(t, maker, "makers")
+		dir := t.TempDir()
+		must(t, os.MkdirAll(filepath.Join(dir, "releases"), 0o700))
+		for file, text := range files {
+			must(t, os.WriteFile(filepath.Join(dir, "releases", file), []byte(text), 0o600))
+		}
+		tr, err := admission.LoadTrust(dir)
+		must(t, err)
+		d.Trust.Releases = tr.Releases
+		q, err := d.Ask(r, cert)
+		must(t, err)
+		return d.Admit(r, b.answer(t, q), cert)
+	}
+	v, err := admit(map[string]string{"ours.pem": public(t, release), "ours.pcr7": hex.EncodeToString(make([]byte, 32))})
+	must(t, err)
+	if want, err := firmware.IdentityPolicy(make([]byte, 32)); err != nil || !bytes.Equal(v.Policy, want) || v.Chip.Class != attestation.Hardware {
+		t.Errorf("the verdict is %+v", v)
+	}
+	_, err = admit(nil)
+	refused(t, err, admission.FirmwarePolicy)
+	_, err = admit(map[string]string{"theirs.pem": public(t, newKey(t))})
+	refused(t, err, admission.FirmwarePolicy)
+	_, err = admit(map[string]string{"ours.pem": public(t, release), "ours.pcr7": hex.EncodeToString(zero[:])})
+	refused(t, err, admission.SecureBoot)
+}
+
 // The maker of the box stands in for the maker of the chip; the endorsement key still answers, so that the chip has its
 // name in the registry and on its deny-list.
 func TestABoxIsAdmittedByItsMaker(t *testing.T) {
@@ -570,4 +623,30 @@ func says(t testing.TB, iak *ecdsa.PrivateKey, lak, binding []byte) *attestation
 	sig, err := ecdsa.SignASN1(rand.Reader, iak, digest[:])
 	must(t, err)
 	return &attestation.Statement{Attest: attest, Signature: sig}
+}
+
+// Whatever a box shows of its TPM, and whatever it answers, is taken or refused with a reason.
+func FuzzAsk(f *testing.F) {
+	f.Add([]byte(`{"areas":{"lak":"AA=="},"endorsements":[{"area":"AA==","certificate":"MAA="}],"chain":["MAA="],"initial":{"area":"","certificate":""}}`), []byte(`{"version":1}`))
+	f.Add([]byte(`null`), []byte(`null`))
+	trust, err := admission.LoadTrust(f.TempDir())
+	must(f, err)
+	d := admission.Desk{Dir: f.TempDir(), Trust: trust}
+	f.Fuzz(func(t *testing.T, tpm, answer []byte) {
+		if !json.Valid(tpm) {
+			return
+		}
+		r := &enrolment.Request{Box: "f1/gw1", TPM: tpm}
+		var why *admission.Refusal
+		if _, err := d.Ask(r); err != nil && !errors.As(err, &why) {
+			t.Fatal(err)
+		}
+		var a attestation.Answer
+		if json.Unmarshal(answer, &a) != nil {
+			return
+		}
+		if _, err := d.Admit(r, &a); err == nil || !errors.As(err, &why) {
+			t.Fatalf("admitted: %v", err)
+		}
+	})
 }

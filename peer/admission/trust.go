@@ -136,6 +136,9 @@ func (t Trust) endorsement(p *attestation.Presentation, at time.Time) (attestati
 		}
 		why = fmt.Errorf("%w; nor is the initial key: %w", why, err)
 	}
+	if errors.Is(why, attestation.ErrNoCertificate) {
+		why = fmt.Errorf("%w; some makers keep it for their chips (%s): fetch it there and give it with --certificate", why, strings.Join(makers.Services(), ", "))
+	}
 	return attestation.EndorsementKey{}, vouched{}, why
 }
 

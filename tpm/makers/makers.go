@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -33,6 +34,27 @@ func Known() attestation.Authorities {
 	return attestation.Authorities{Makers: known.Makers, Intermediates: known.Intermediates.Clone()}
 }
 
+// Services are where makers give out the certificates of chips that do not keep them.
+func Services() (all []string) {
+	for _, row := range rows() {
+		if s := row[0] + " at " + row[5]; row[5] != "-" && !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// rows is the table without its head.
+func rows() [][]string {
+	r := csv.NewReader(strings.NewReader(table))
+	r.Comma = '\t'
+	all, err := r.ReadAll()
+	if err != nil {
+		panic(err) // the tests have read it
+	}
+	return all[1:]
+}
+
 var parse = sync.OnceValue(func() attestation.Authorities {
 	a := attestation.Authorities{Intermediates: x509.NewCertPool()}
 	pinned := map[string]*x509.Certificate{}
@@ -49,13 +71,7 @@ var parse = sync.OnceValue(func() attestation.Authorities {
 		sum := sha256.Sum256(c.Raw)
 		pinned[hex.EncodeToString(sum[:])] = c
 	}
-	r := csv.NewReader(strings.NewReader(table))
-	r.Comma = '\t'
-	rows, err := r.ReadAll()
-	if err != nil {
-		panic(err)
-	}
-	for _, row := range rows[1:] {
+	for _, row := range rows() {
 		root := pinned[row[2]]
 		if root == nil {
 			panic(fmt.Sprintf("no certificate has the fingerprint %s of %s", row[2], row[0]))

@@ -44,7 +44,9 @@ func oddMessage(r *rand.Rand) []byte {
 // Whatever was read, written in its canonical form and read again, is the same message: checkMessage says what that means.
 func TestOddMessagesAreWrittenAgain(t *testing.T) {
 	n := 5_000
-	if v := os.Getenv("VITALGATE_ROUNDTRIPS"); v != "" {
+	if testing.Short() {
+		n = 500
+	} else if v := os.Getenv("VITALGATE_ROUNDTRIPS"); v != "" {
 		n, _ = strconv.Atoi(v)
 	}
 	seed := uint64(1)
@@ -71,7 +73,11 @@ func TestOddMessagesAreWrittenAgain(t *testing.T) {
 // However the bytes of a file come, its messages are the same.
 func TestOddFilesAreCutAlikeHoweverTheyCome(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	for range 800 {
+	n := 800
+	if testing.Short() {
+		n = 100
+	}
+	for range n {
 		var file []byte
 		for range 1 + r.IntN(3) {
 			file = append(append(file, oddMessage(r)...), shards[r.IntN(6)]...)
@@ -151,6 +157,9 @@ func readAll(data []byte) (tokens, texts int) {
 
 // A message that comes byte by byte is looked at once, not once for each byte.
 func TestBytesThatComeOneByOneAreLookedAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it is about time only")
+	}
 	for _, g := range grows[:2] {
 		data := g.make(512 << 10)
 		data = append(data, header...)
@@ -183,6 +192,9 @@ func BenchmarkGrowth(b *testing.B) {
 
 // Half a megabyte of anything is read at once. Time with the square of the length would be minutes here, whatever the machine.
 func TestNoInputTakesTimeWithTheSquareOfItsLength(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it is about time only")
+	}
 	for _, g := range grows {
 		t.Run(g.name, func(t *testing.T) {
 			data := g.make(512 << 10)

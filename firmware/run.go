@@ -119,7 +119,7 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 
 	started := time.Now()
 	report := func() status.Report {
-		r := status.Report{Box: box.String(), Version: version.String(), Protection: chip.Label(), Key: keyOf(chip.Data()), System: system(), Spool: sp.Stats(), Network: up.Status(), Started: started, Now: time.Now()}
+		r := status.Report{Box: box.String(), Version: version.String(), Protection: chip.Label(), Key: keyOf(chip.Data()), System: status.System(), Spool: sp.Stats(), Network: up.Status(), Started: started, Now: time.Now()}
 		for i, m := range monitors {
 			r.Monitors = append(r.Monitors, status.Monitor{Line: m.Adapter.Status(), Dialect: m.Dialect.Name, Counters: line.Counters(i)})
 		}
@@ -154,19 +154,6 @@ func keyOf(key crypto.Signer) string {
 	}
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
-}
-
-// systemVariable holds facts of the image as "name=value" with semicolons between: the first process of a box sets it.
-const systemVariable = "VITALGATE_SYSTEM"
-
-func system() map[string]string {
-	facts := map[string]string{}
-	for _, f := range strings.Split(os.Getenv(systemVariable), ";") {
-		if name, value, ok := strings.Cut(f, "="); ok {
-			facts[name] = value
-		}
-	}
-	return facts
 }
 
 // showStatus keeps the status page open. A page that cannot be shown is a condition, not the end of the readings.

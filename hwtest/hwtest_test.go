@@ -187,8 +187,9 @@ func TestBoard(t *testing.T) {
 		"sys/class/net/eth0/device/x": "", "sys/class/net/eth0/carrier": "1\n", "sys/class/net/eth0/speed": "100\n", "sys/class/net/eth0/duplex": "half\n",
 		"sys/class/net/eth1/device/x": "", "sys/class/net/eth1/carrier": "0\n",
 		"sys/devices/system/edac/mc/mc0/ue_count": "3\n",
-		"proc/meminfo":           "MemTotal:         496328 kB\nMemAvailable:     200000 kB\n",
-		"proc/device-tree/model": "Raspberry Pi Compute Module 4 Rev 1.1\x00",
+		"proc/meminfo":                 "MemTotal:         496328 kB\nMemAvailable:     200000 kB\n",
+		"sys/class/tty/console/active": "tty0 ttyS0\n",
+		"proc/device-tree/model":       "Raspberry Pi Compute Module 4 Rev 1.1\x00",
 	} {
 		p := filepath.Join(root, path)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -198,12 +199,13 @@ func TestBoard(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := hwtest.Run(t.Context(), hwtest.Options{Root: root, Dir: t.TempDir()})
+	r := hwtest.Run(t.Context(), hwtest.Options{Root: root, Dir: t.TempDir(), Lines: []string{"/dev/ttyS0"}})
 	for _, c := range []struct {
 		test, subject string
 		outcome       protocol.Outcome
 	}{{"temperature", "cpu-thermal", protocol.Fail}, {"temperature", "nvme", protocol.Pass}, {"led", "status", protocol.Pass}, {"network", "eth0", protocol.Fail},
-		{"network", "eth1", protocol.Fail}, {"memory", "", protocol.Fail}, {"rtc", "", protocol.NotTested}, {"watchdog", "", protocol.NotTested}, {"gpio", "", protocol.NotTested}} {
+		{"network", "eth1", protocol.Fail}, {"memory", "", protocol.Fail}, {"rtc", "", protocol.NotTested}, {"watchdog", "", protocol.NotTested}, {"gpio", "", protocol.NotTested},
+		{"serial", "/dev/ttyS0", protocol.NotTested}} {
 		if x := of(r, c.test, c.subject); x.Outcome != c.outcome {
 			t.Errorf("%s %s: %+v", c.test, c.subject, x)
 		}

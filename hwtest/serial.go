@@ -6,6 +6,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -64,6 +67,10 @@ func testSerial(ctx context.Context, t *tester) {
 const plug = "Put a loopback plug on it (2-3, 4-6, 7-8 of a DE-9) and test again."
 
 func testLine(ctx context.Context, t *tester, device string) {
+	if slices.Contains(strings.Fields(t.read("/sys/class/tty/console/active")), filepath.Base(device)) {
+		t.not(device, "", "The system's console is there.")
+		return
+	}
 	l, err := openLine(t.path(device))
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EBUSY):

@@ -176,6 +176,7 @@ type boxCmd struct {
 	Revoke       boxRevokeCmd       `cmd:"" help:"Cut a box off for good."`
 	Decommission boxDecommissionCmd `cmd:"" help:"End a box in good order."`
 	Registration boxRegistrationCmd `cmd:"" help:"Print what the registry says of a box."`
+	Report       boxReportCmd       `cmd:"" help:"Check that a report of the hardware test is that of a registered box, and show it."`
 }
 
 type boxAddCmd struct {

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/vitalgate/vitalgate/peer/facility"
+	"github.com/vitalgate/vitalgate/provision/protocol"
 )
 
 type toolCmd struct {
@@ -38,5 +39,29 @@ func (c *toolAddCmd) Run() error {
 		return fmt.Errorf("cannot write the certificate: %w", err)
 	}
 	fmt.Printf("Boxes of facility %s let the tool %s in for %d days. Its certificate is in %s: there, vitalprov tool install %s\n", conf.Facility, c.Name, c.Days, c.Out, c.Out)
+	return nil
+}
+
+type boxReportCmd struct {
+	data
+	Box    string `arg:"" help:"facility/name"`
+	Report string `arg:"" type:"existingfile" help:"What vitalprov hwtest run or vitalgate hwtest wrote."`
+}
+
+func (c *boxReportCmd) Run() error {
+	reg, err := find(c.dir(), c.Box)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(c.Report)
+	if err != nil {
+		return fmt.Errorf("cannot read the report: %w", err)
+	}
+	r, err := protocol.OpenReport(text, reg.Key())
+	if err != nil {
+		return err
+	}
+	r.Print(os.Stdout)
+	fmt.Printf("The report is signed by box %s.\n", reg.Box)
 	return nil
 }

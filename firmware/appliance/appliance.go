@@ -53,6 +53,7 @@ type box struct {
 // Main runs the box. It does not return: at its end the machine restarts.
 func Main(log *slog.Logger) {
 	b := &box{log: log, again: make(chan string, 1), slots: update.UEFI{Dir: efiVariables}, work: &worker{log: log}}
+	b.work.system = b.system
 	ctx, stop := context.WithCancel(context.Background())
 	why := b.run(ctx)
 	log.Warn("the box restarts", "why", why)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vitalgate/vitalgate/firmware/notify"
+	"github.com/vitalgate/vitalgate/firmware/status"
 )
 
 // workUser is the user of the line from monitor to network. It may use serial lines, the TPM, the network and the box's folder,
@@ -32,7 +33,8 @@ const (
 
 // worker runs `vitalgate run` as a process of its own and listens to what it says of itself.
 type worker struct {
-	log *slog.Logger
+	log    *slog.Logger
+	system func() map[string]string // facts of the image, for the status page; nil: none
 
 	mu      sync.Mutex
 	running bool
@@ -81,6 +83,9 @@ func (w *worker) run(ctx context.Context, config string) error {
 	cmd.Args[0] = "vitalgate"
 	cmd.Dir, cmd.Stderr = "/", os.Stderr
 	cmd.Env = []string{notify.Socket + "=" + notifySocket}
+	if w.system != nil {
+		cmd.Env = append(cmd.Env, status.SystemVariable+"="+status.FormatSystem(w.system()))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: workUser, Gid: workUser},
 		AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE}, // a monitor may know port 104 or so

@@ -177,6 +177,16 @@ func TestOneListFeedsAll(t *testing.T) {
 	}
 }
 
+func TestFactsOfTheImage(t *testing.T) {
+	if got := status.System(); got != nil {
+		t.Errorf("outside of an image: %v", got)
+	}
+	t.Setenv(status.SystemVariable, status.FormatSystem(map[string]string{"slot": "b", "update": "release 2: kept; \"good\" = yes"}))
+	if got := status.System(); got["slot"] != "b" || got["update"] != "release 2: kept; \"good\" = yes" {
+		t.Errorf("told %v", got)
+	}
+}
+
 var width = regexp.MustCompile(`data-width="(\d+)"`)
 
 // TestOnAPhone shows the page in a real browser, 360 CSS pixels wide: nothing may stick out to the right. Where

@@ -134,6 +134,12 @@ func TestSetUpABox(t *testing.T) {
 	}
 	refused("its facility gives tools their certificates", "vitalprov", "status", address, "--label", label, "--identity", at("nobody"))
 
+	refused("This box has no TPM", "vitalprov", "hwtest", "run", address, "--label", label, "-o", "hwtest.json")
+	refused("Signed by the key that the report itself names", "vitalprov", "hwtest", "verify", "hwtest.json")
+	if out := do("vitalpeer", "box", "report", "f1/gw1", "hwtest.json", "--data", "hub"); !strings.Contains(out, "Not good") || !strings.Contains(out, "signed by box f1/gw1") {
+		t.Errorf("box report says %s", out)
+	}
+
 	// The monitor moves to another port; a mistake changes nothing.
 	other := hospital.FreeAddr()
 	refused("cannot use the configuration", "vitalprov", "bind", address, "--label", label, "--monitor", "name=bed-1 addres="+other)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/beevik/ntp"
 	"golang.org/x/sys/unix"
+
+	"github.com/vitalgate/vitalgate/firmware/durable"
 )
 
 // chipClock is the TPM's clock: it rises while the chip has power and no software sets it back.
@@ -79,7 +81,7 @@ func (c *clock) remember(ctx context.Context) {
 	}
 	b, err := json.Marshal(mark{time.Now(), now})
 	if err == nil {
-		err = writeFile(c.path, b)
+		err = durable.WriteFile(c.path, b)
 	}
 	if err != nil {
 		c.log.Warn("the time cannot be remembered", "why", err.Error())

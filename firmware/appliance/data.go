@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/tpm"
 	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
@@ -248,7 +249,7 @@ func unpack(carried, key []byte) error {
 		return fmt.Errorf("cannot read what was carried over the reset: %w", err)
 	}
 	for name, b := range files {
-		if err := writeFile(filepath.Join(boxFolder, filepath.Base(name)), b); err != nil {
+		if err := durable.WriteFile(filepath.Join(boxFolder, filepath.Base(name)), b); err != nil {
 			return fmt.Errorf("cannot put back what was carried over the reset: %w", err)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
 
+	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 )
 
@@ -230,7 +231,7 @@ func (n *network) Keep(s protocol.Network) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(n.path, b)
+	return durable.WriteFile(n.path, b)
 }
 
 // lease takes an address by DHCP (RFC 2131) and renews it at half of its time, until ctx ends.

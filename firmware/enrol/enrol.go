@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nkeys"
 
+	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
@@ -137,7 +138,8 @@ func userKey(dir string) (nkeys.KeyPair, error) {
 		if seed, err = kp.Seed(); err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(path, seed, 0o600); err != nil {
+		// The facility is told its public half: an empty file after a power cut would be the end of the enrolment.
+		if err := durable.WriteFile(path, seed); err != nil {
 			return nil, fmt.Errorf("cannot keep the NATS user key: %w; check that the data folder is writable", err)
 		}
 		return kp, nil

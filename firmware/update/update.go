@@ -14,9 +14,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 
+	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/image/disk"
 	"github.com/vitalgate/vitalgate/image/release"
 )
@@ -300,20 +300,8 @@ func (u *Updater) keep(t Trial) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(u.Note+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	if err := durable.WriteFile(u.Note, b); err != nil {
 		return fmt.Errorf("cannot keep the note of the update: %w", err)
 	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(u.Note+".new", u.Note)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot keep the note of the update: %w", err)
-	}
-	d, err := os.Open(filepath.Dir(u.Note))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }

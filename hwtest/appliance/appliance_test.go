@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -102,6 +103,7 @@ func newWard(t *testing.T, dir string) *ward {
 		t.Fatal(err)
 	}
 	hub.Stdout, hub.Stderr = log, log
+	hub.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := hub.Start(); err != nil {
 		t.Fatal(err)
 	}

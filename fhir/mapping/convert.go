@@ -104,15 +104,20 @@ func (c *Converter) join(parts ...string) string {
 	return c.since(start)
 }
 
-// uuid gives a UUID of version 8 (RFC 9562 §5.8) from the SHA-256 of the parts, so that the same thing has the same id
-// in every message. Each part stands with its length: what is sent in one part cannot look like two.
-func (c *Converter) uuid(parts ...string) string {
+// sum is the SHA-256 of the parts. Each part stands with its length: what is sent in one part cannot look like two.
+func (c *Converter) sum(parts ...string) [sha256.Size]byte {
 	c.key = c.key[:0]
 	for _, s := range parts {
 		c.key = binary.AppendUvarint(c.key, uint64(len(s)))
 		c.key = append(c.key, s...)
 	}
-	h := sha256.Sum256(c.key)
+	return sha256.Sum256(c.key)
+}
+
+// uuid gives a UUID of version 8 (RFC 9562 §5.8) from the parts, so that the same thing has the same id in every message.
+func (c *Converter) uuid(parts ...string) string { return c.uuidOf(c.sum(parts...)) }
+
+func (c *Converter) uuidOf(h [sha256.Size]byte) string {
 	h[6] = h[6]&0x0f | 0x80
 	h[8] = h[8]&0x3f | 0x80
 	start := len(c.arena)

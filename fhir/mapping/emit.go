@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"encoding/binary"
 	"slices"
 	"strconv"
 	"strings"
@@ -463,16 +464,13 @@ func (c *Converter) observationID(i int32, identity string) string {
 	if r.patient >= 0 {
 		who = c.patients[r.patient].mark
 	}
-	h := hash("id", c.devices[r.device].id, who, identity, r.channel, when, value)
-	n := c.byKey[h]
-	c.byKey[h] = n + 1
-	again := ""
-	if n > 0 {
-		start := len(c.arena)
-		c.arena = strconv.AppendInt(c.arena, int64(n), 10)
-		again = c.since(start)
+	h := c.sum("observation", c.at.Box, c.at.Monitor, c.devices[r.device].id, who, c.location.Name, identity, r.channel, when, source, value)
+	key := binary.LittleEndian.Uint64(h[:])
+	n := c.byKey[key]
+	if c.byKey[key] = n + 1; n > 0 {
+		h = c.sum("observation again", string(h[:]), strconv.Itoa(int(n)))
 	}
-	return c.uuid("observation", c.at.Box, c.at.Monitor, c.devices[r.device].id, who, c.location.Name, identity, r.channel, when, source, value, again)
+	return c.uuidOf(h)
 }
 
 // appendValues appends what was read: OBX-5 of the row, and of the rows that are parts of its Observation.

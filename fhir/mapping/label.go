@@ -47,22 +47,32 @@ func sameMeaning(a, b string) bool {
 
 // meaning of a code, "" where labels could not tell it from others.
 func (id *ident) meaning() string {
-	if id.term == nil {
-		if id.loinc == nil {
-			return ""
-		}
-		if id.loinc.dimension == "rate" && id.loinc.coding.Code == "9279-1" {
-			return "breath"
-		}
-		return meaningOf(id.loinc.dimension, "")
+	if id.term != nil {
+		return id.term.about
 	}
-	if strings.Contains(id.term.coding.Display, "_CO2") && !strings.Contains(id.term.coding.Display, "RESP_RATE") {
+	if id.loinc != nil {
+		return id.loinc.about
+	}
+	return ""
+}
+
+// meaning of a number, as it stands in term.about.
+func (t *term) meaning() string {
+	if strings.Contains(t.coding.Display, "_CO2") && !strings.Contains(t.coding.Display, "RESP_RATE") {
 		return "co2"
 	}
-	if len(id.term.dimensions) != 1 {
+	if len(t.dimensions) != 1 {
 		return ""
 	}
-	return meaningOf(id.term.dimensions[0], id.term.coding.Display)
+	return meaningOf(t.dimensions[0], t.coding.Display)
+}
+
+// meaning of a LOINC code, as it stands in loincCode.about.
+func (l *loincCode) meaning() string {
+	if l.dimension == "rate" && l.coding.Code == "9279-1" {
+		return "breath"
+	}
+	return meaningOf(l.dimension, "")
 }
 
 // meaningOf gives the meaning of an amount of dimension d; refid is "" of the LOINC codes in use, which are vital signs.

@@ -187,8 +187,9 @@ func readIEEETable(data []byte) (all []siteCode, err error) {
 			code: cell("IEEE_CF_CODE10"), mdc: cell("IEEE_CF_CODE10"), name: cell("IEEE_REFID"),
 			loinc: cell("LOINC_NUM"), display: cell("LOINC_LONG_COMMON_NAME"), units: strings.Join(strings.Fields(cell("IEEE_UOM_UCUM")), "|"),
 		}
-		if e := strings.ToLower(cell("EQUIVALENCE")); !holdsFor(e) {
-			s.code = "" // a statement that the LOINC code does not hold for it
+		// The table goes from LOINC to IEEE: only where both are the same is the LOINC code that of the number.
+		if e := strings.ToLower(cell("EQUIVALENCE")); !oneOf(e, "", "equal", "equivalent") {
+			s.code = ""
 		}
 		all = append(all, s)
 	}
@@ -405,6 +406,7 @@ func (o *Overrides) term(s siteCode, dims []dimension, bounds limits) (*term, er
 		return nil, errors.New("the number is not in the tables and needs units")
 	}
 	t = &term{number: number, coding: fhir.Coding{System: fhir.SystemMDC, Code: s.mdc, Display: s.name}, dimensions: dims, limits: bounds}
+	t.about = t.meaning()
 	o.numbers[number], o.names[s.name] = t, t
 	return t, nil
 }

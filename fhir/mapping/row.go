@@ -93,7 +93,7 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	if s.Field(5).Empty() && r.code.term != nil && len(r.code.term.loinc) > 0 && r.code.term.part == notPart && r.code.term.loinc[0].profile == profileBase+"bp" {
 		return // the heading of a blood pressure: its parts follow (IHE DEV TF Vol. 2, MDC_PRESS_BLD_NONINV)
 	}
-	if r.as == measurement && (r.code.term != nil && r.code.term.setting || isAttribute(r.code.display) && !oneOf(r.code.display, facetNames...)) {
+	if r.as == measurement && (r.code.term != nil && r.code.term.setting || r.code.term == nil && isAttribute(r.code.display) && !oneOf(r.code.display, facetNames...)) {
 		r.as = setting
 	}
 	if r.as == alarm && c.kind == KindAlarm && c.reportsAlert && r.code.isAmount() && facetOf(&r) == notFacet {

@@ -34,6 +34,7 @@ type loincCode struct {
 	dimension dimension
 	limits    limits
 	part      part
+	about     string     // what labels of it mean, see meanings
 	site      bool       // added by a site: no vital sign of a profile
 	also      *loincCode // the more general code that the profile wants beside it
 }
@@ -68,6 +69,7 @@ type term struct {
 	panel      *term // blood pressure panel
 	part       part
 	setting    bool
+	about      string // what labels of it mean, see meanings
 	panelOf    int
 }
 
@@ -137,6 +139,7 @@ func loadTables() error {
 				return fmt.Errorf("LOINC code %s stands before its line", f[8])
 			}
 		}
+		l.about = l.meaning()
 		loincByCode[f[0]] = l
 		return nil
 	})
@@ -172,6 +175,7 @@ func loadTables() error {
 			}
 			t.dimensions = append(t.dimensions, dimension(d))
 		}
+		t.about = t.meaning()
 		if t.limits, err = readLimits(f[5], f[6]); err != nil {
 			return err
 		}

@@ -285,7 +285,7 @@ func (c *fsckCmd) Run() error {
 			fmt.Printf("%s: nothing stored yet\n", r.Box)
 			continue
 		}
-		report, err := logfile.Check(dir, logfile.CheckOptions{Box: r.ID(), Key: r.Key()})
+		report, err := logfile.Check(dir, logfile.CheckOptions{Box: r.ID(), KeyAt: r.KeyAt})
 		if err != nil {
 			return err
 		}

@@ -225,6 +225,9 @@ func TestARekeyedBoxGoesOnWithItsLog(t *testing.T) {
 			t.Errorf("verify at %s says %q", peer.conf.Name, out)
 		}
 	}
+	if out := program(t, "fsck", "--data", string(hub.dir)); !strings.Contains(out, "f1/gw1: clean") {
+		t.Errorf("fsck says %q", out)
+	}
 	ward.kill()
 	if err := os.RemoveAll(ward.dir.Store()); err != nil {
 		t.Fatal(err)

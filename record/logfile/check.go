@@ -15,8 +15,9 @@ import (
 
 // CheckOptions says what Check knows of the log. Without a key it does not look at signatures.
 type CheckOptions struct {
-	Box record.BoxID     // whose log it is; zero: that of the first leaf
-	Key *ecdsa.PublicKey // the data key of the box
+	Box   record.BoxID                        // whose log it is; zero: that of the first leaf
+	Key   *ecdsa.PublicKey                    // the data key of the box
+	KeyAt func(index uint64) *ecdsa.PublicKey // in place of Key, where it has changed: the key that signs the leaf at an index
 }
 
 // Report is what Check found.
@@ -143,7 +144,7 @@ func (c *checker) segment(s segment, isLast bool) error {
 	case h.last.Size > c.last.Size: // a smaller one stands where leaves were missing and have been filled in, and a larger one was lost there
 		c.note, c.last = h.note, h.last
 	}
-	if len(h.note) > 0 && c.options.Key != nil {
+	if len(h.note) > 0 {
 		c.signature(0, sc, h.note)
 	}
 	return c.entries(s, sc, isLast)
@@ -248,14 +249,18 @@ func (c *checker) checkpoint(at int64, sc *scanner, note record.SignedCheckpoint
 }
 
 func (c *checker) signature(at int64, sc *scanner, note record.SignedCheckpoint) {
-	if c.options.Key == nil {
+	cp, _ := note.Unverified()
+	key := c.options.Key
+	if c.options.KeyAt != nil && cp.Size > 0 {
+		key = c.options.KeyAt(cp.Size - 1)
+	}
+	if key == nil {
 		return
 	}
 	if c.options.Box == (record.BoxID{}) {
-		cp, _ := note.Unverified()
 		c.options.Box, _ = record.ParseOrigin(cp.Origin)
 	}
-	if _, err := record.OpenCheckpoint(note, c.options.Box, c.options.Key); err != nil {
+	if _, err := record.OpenCheckpoint(note, c.options.Box, key); err != nil {
 		c.problem(at, sc, err.Error())
 	}
 }

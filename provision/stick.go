@@ -43,7 +43,7 @@ type stickAnswerCmd struct {
 	Stick   string   `arg:"" type:"existingdir" help:"Where the stick is mounted."`
 	Name    string   `arg:"" help:"Which box, by the name of its label (VG-…)."`
 	Leaf    []string `placeholder:"NAME=tls://HOST:PORT" help:"Leaf nodes for the box, in place of those the facility knows."`
-	OnTrust bool     `required:"" help:"A stick cannot ask the TPM: the box is let in on the word of whoever carried the stick."`
+	OnTrust bool     `help:"Do not ask the box's TPM, which needs one more way to the box: let it in on the word of whoever carried the stick."`
 }
 
 func (c stickAnswerCmd) Run(ctx context.Context) error {
@@ -60,6 +60,12 @@ func (c stickAnswerCmd) Run(ctx context.Context) error {
 		return err
 	}
 	args := []string{"box", "add", own.Request(), "-o", own.Grant()}
+	if !c.OnTrust {
+		if _, err := os.Stat(own.Answer()); errors.Is(err, fs.ErrNotExist) {
+			return c.ask(ctx, own)
+		}
+		args = append(args, "--answer", own.Answer())
+	}
 	for _, l := range c.Leaf {
 		args = append(args, "--leaf", l)
 	}
@@ -70,6 +76,18 @@ func (c stickAnswerCmd) Run(ctx context.Context) error {
 		return err
 	}
 	please("plug the stick into box %s once more; result.txt then says what came of it", c.Name)
+	return nil
+}
+
+// ask puts the facility's question beside the request.
+func (c stickAnswerCmd) ask(ctx context.Context, own protocol.StickBox) error {
+	if _, err := os.Stat(own.Question()); err == nil {
+		return fmt.Errorf("cannot answer: box %s has not answered what the facility asks; plug the stick into it, or use --on-trust", c.Name)
+	}
+	if _, err := c.peer(ctx, "box", "ask", own.Request(), "-o", own.Question()); err != nil {
+		return fmt.Errorf("%w; a box whose TPM nobody vouches for can be let in --on-trust", err)
+	}
+	please("plug the stick into box %s for half a minute, so that its TPM answers; then give this command again", c.Name)
 	return nil
 }
 

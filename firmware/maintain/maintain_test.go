@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ import (
 	"github.com/vitalgate/vitalgate/provision/protocol"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 const patience = time.Minute
@@ -432,6 +434,14 @@ func TestStick(t *testing.T) {
 	if did, err := b.Stick(t.Context(), mount); err != nil || !strings.Contains(did, "waits for its grant") {
 		t.Errorf("%q %v", did, err)
 	}
+	for text, want := range map[string]string{"[]": "cannot understand", `{"version":1,"box":"f1/gw1"}`: "another request", `{"version":1,"box":"gw1"}`: "facility"} {
+		if err := os.WriteFile(own.Question(), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Stick(t.Context(), mount); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the question %s: %v", text, err)
+		}
+	}
 	for path, text := range map[string]string{own.Grant(): string(f.grant(t, request)), own.Config(): configOf("f1/gw1")} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -452,6 +462,59 @@ func TestStick(t *testing.T) {
 	}
 	if _, err := os.Stat(string(own)); err == nil {
 		t.Error("an owned box writes its label on a stick")
+	}
+}
+
+// The TPM of a box without a network answers what the facility asks, on the stick.
+func TestStickAsksTheTPM(t *testing.T) {
+	if _, err := exec.LookPath("swtpm"); err != nil {
+		t.Skip("swtpm is not installed")
+	}
+	path := os.Getenv("PATH")
+	b := open(t, nil)
+	t.Setenv("PATH", path)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(filepath.Join(b.dir, "data", "tpm", "swtpm"), 0o700)) // a TPM without certificates, which is made sooner
+	mount := t.TempDir()
+	stick := protocol.StickAt(mount)
+	own := stick.Of(b.Label().Name())
+	must(os.Mkdir(string(stick), 0o755))
+	must(os.WriteFile(stick.Next(), []byte("f1/gw1\n"), 0o644))
+	_, err := b.Stick(t.Context(), mount)
+	must(err)
+	r, err := enrolment.ReadRequest(own.Request())
+	must(err)
+	var shown attestation.Presentation
+	must(json.Unmarshal(r.TPM, &shown))
+	lak, err := attestation.ParseLAK(shown.Areas.LAK)
+	must(err)
+	q := attestation.Question{Version: attestation.QuestionVersion, Box: r.Box, Nonce: []byte("of the facility"), Endorsement: shown.Endorsements[0].Area, PCRs: []uint{7, 11}}
+	q.Request, err = r.Digest()
+	must(err)
+	var secret []byte
+	q.Challenge, secret, err = shown.Endorsements[0].Challenge(lak)
+	must(err)
+	text, err := json.Marshal(q)
+	must(err)
+	must(os.WriteFile(own.Question(), text, 0o644))
+	if did, err := b.Stick(t.Context(), mount); err != nil || !strings.Contains(did, "answered what the facility asks") {
+		t.Fatalf("%q %v", did, err)
+	}
+	var a attestation.Answer
+	must(enrolment.Read(own.Answer(), "answer", &a))
+	if !bytes.Equal(a.Secret, secret) {
+		t.Error("the TPM has read another secret")
+	}
+	if _, _, err := lak.Certified(a.Data, q.Binding(), shown.Areas.Data); err != nil {
+		t.Error(err)
+	}
+	if did, err := b.Stick(t.Context(), mount); err != nil || !strings.Contains(did, "waits for its grant") {
+		t.Errorf("asked again: %q %v", did, err)
 	}
 }
 

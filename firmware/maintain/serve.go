@@ -267,14 +267,17 @@ func (s *Server) postChallenge(_ http.ResponseWriter, req *http.Request) (any, e
 	if err := read(req, &q); err != nil {
 		return nil, err
 	}
+	return s.answer(req.Context(), q)
+}
+
+func (s *Server) answer(ctx context.Context, q attestation.Question) (a *attestation.Answer, err error) {
 	id, err := record.ParseBoxID(q.Box)
 	if err != nil {
 		return nil, refusal{http.StatusBadRequest, err}
 	}
-	var a *attestation.Answer
-	err = s.alone(req.Context(), func() error {
-		return s.folder.withChip(req.Context(), s.tpmSource(), s.box.Log, func(chip *tpm.TPM) (err error) {
-			a, err = enrol.Answer(req.Context(), q, id, chip, s.folder.data())
+	err = s.alone(ctx, func() error {
+		return s.folder.withChip(ctx, s.tpmSource(), s.box.Log, func(chip *tpm.TPM) (err error) {
+			a, err = enrol.Answer(ctx, q, id, chip, s.folder.data())
 			return err
 		})
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/tpm"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // ErrOwned says that a box with an owner takes nothing from a stick.
@@ -81,6 +82,13 @@ func (s *Server) serveStick(ctx context.Context, stick protocol.Stick, own proto
 	if err != nil {
 		return "", err
 	}
+	question, err := fromStick(own.Question())
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(own.Answer()); question != nil && errors.Is(err, fs.ErrNotExist) {
+		return s.answerStick(ctx, question, own)
+	}
 	if _, err := os.Lstat(own.Request()); err == nil {
 		return "the box waits for its grant and its configuration", nil
 	}
@@ -107,6 +115,26 @@ func (s *Server) serveStick(ctx context.Context, stick protocol.Stick, own proto
 		}
 	}
 	return "the box wrote its enrolment request as " + id.String(), nil
+}
+
+// answerStick lets the TPM answer what the facility asks.
+func (s *Server) answerStick(ctx context.Context, text []byte, own protocol.StickBox) (string, error) {
+	var q attestation.Question
+	if err := json.Unmarshal(text, &q); err != nil {
+		return "", fmt.Errorf("cannot understand the question on the stick: %w", err)
+	}
+	a, err := s.answer(ctx, q)
+	if err != nil {
+		return "", err
+	}
+	out, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	if err := write(own.Answer(), append(out, '\n')); err != nil {
+		return "", fmt.Errorf("cannot write to the stick: %w", err)
+	}
+	return "the box answered what the facility asks about its TPM", nil
 }
 
 // fromStick reads a small regular file; nil where there is none.

@@ -6,8 +6,9 @@ import "path/filepath"
 // stands in front of the box, which is what the claim code proves otherwise; so a box that is nobody's writes its label there. An
 // owned box takes nothing from a stick and writes nothing on it.
 //
-// First visit: the box reads Box and writes Label and Request. The facility answers with Grant and Config. Second visit: the box
-// takes them and writes Result.
+// First visit: the box reads Box and writes Label and Request. The facility asks Question of its TPM; on the next visit the box
+// writes Answer. The facility answers with Grant and Config. Last visit: the box takes them and writes Result. A facility that lets
+// the box in on trust leaves question and answer out.
 type Stick string
 
 // StickAt is the stick's folder below the place where the stick is mounted.
@@ -22,9 +23,11 @@ func (s Stick) Of(name string) StickBox { return StickBox(filepath.Join(string(s
 // StickBox is what a stick has of one box.
 type StickBox string
 
-func (b StickBox) Label() string   { return filepath.Join(string(b), "label.txt") }
-func (b StickBox) Box() string     { return filepath.Join(string(b), "box.txt") } // facility/name
-func (b StickBox) Request() string { return filepath.Join(string(b), "request.json") }
-func (b StickBox) Grant() string   { return filepath.Join(string(b), "grant.json") }
-func (b StickBox) Config() string  { return filepath.Join(string(b), "config.toml") }
-func (b StickBox) Result() string  { return filepath.Join(string(b), "result.txt") }
+func (b StickBox) Label() string    { return filepath.Join(string(b), "label.txt") }
+func (b StickBox) Box() string      { return filepath.Join(string(b), "box.txt") } // facility/name
+func (b StickBox) Request() string  { return filepath.Join(string(b), "request.json") }
+func (b StickBox) Question() string { return filepath.Join(string(b), "question.json") }
+func (b StickBox) Answer() string   { return filepath.Join(string(b), "answer.json") }
+func (b StickBox) Grant() string    { return filepath.Join(string(b), "grant.json") }
+func (b StickBox) Config() string   { return filepath.Join(string(b), "config.toml") }
+func (b StickBox) Result() string   { return filepath.Join(string(b), "result.txt") }

@@ -38,6 +38,7 @@ type worker struct {
 
 	mu      sync.Mutex
 	running bool
+	pid     int
 	heard   time.Time // last sign of life, or the start
 	kept    uint64    // messages taken in this run
 	through bool      // a reading came all the way through
@@ -57,8 +58,22 @@ func (w *worker) hear(fields map[string]string) {
 		w.through = true
 		var t unix.Timespec
 		unix.ClockGettime(unix.CLOCK_BOOTTIME, &t)
-		w.log.Info("a reading came through: kept, signed, acknowledged by a leaf node", "since_kernel_start_ms", t.Nano()/1e6)
+		w.log.Info("a reading came through: kept, signed, acknowledged by a leaf node", "since_kernel_start_ms", t.Nano()/1e6,
+			"rss_kib", resident(os.Getpid()), "line_rss_kib", resident(w.pid))
 	}
+}
+
+// resident is the memory that a process has in RAM, in KiB (proc_pid_statm(5)); 0 where it is gone.
+func resident(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	var size, pages int
+	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
+		return 0
+	}
+	return pages * os.Getpagesize() / 1024
 }
 
 // alive says whether the box makes progress.
@@ -94,7 +109,7 @@ func (w *worker) run(ctx context.Context, config string) error {
 		return fmt.Errorf("cannot start the line: %w", err)
 	}
 	w.mu.Lock()
-	w.running, w.heard, w.kept = true, time.Now(), 0
+	w.running, w.pid, w.heard, w.kept, w.through = true, cmd.Process.Pid, time.Now(), 0, false
 	w.mu.Unlock()
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()

@@ -160,7 +160,7 @@ func (w *ward) reading(addr string) {
 	}
 	var out []byte
 	await(w.t, "an acknowledgement by the box: "+string(out), patience, func() bool {
-		out, _ = w.command("vitalgate", "replay", "--to", "tcp://"+addr, "--timeout", "20s", file).CombinedOutput()
+		out, _ = w.command("vitalgate", "replay", "--to", "tcp://"+addr, "--timeout", "3s", file).CombinedOutput()
 		return bytes.Contains(out, []byte("AA"))
 	})
 }
@@ -178,6 +178,7 @@ func TestTheLifeOfABox(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	phase := func(format string, a ...any) {
+		t.Helper()
 		t.Logf("%5.0f s  %s", time.Since(began).Seconds(), fmt.Sprintf(format, a...))
 	}
 
@@ -238,7 +239,8 @@ func TestTheLifeOfABox(t *testing.T) {
 	}
 	w.reading(m.pci)
 	l := m.says("a reading came through: kept, signed, acknowledged by a leaf node")
-	phase("after a power cut: kernel start to first published reading %s ms", l.field("since_kernel_start_ms"))
+	phase("after a power cut: kernel start to first published reading %s ms; in RAM: first process %s KiB, line %s KiB",
+		l.field("since_kernel_start_ms"), l.field("rss_kib"), l.field("line_rss_kib"))
 
 	// What is refused changes nothing.
 	foreign := f.release("9.0.0", 9, "../../firmware", "foreign")

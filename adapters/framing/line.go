@@ -108,7 +108,7 @@ func NewLine(cfg LineConfig) (*Line, error) {
 func (l *Line) Feed(ctx context.Context, p []byte) error {
 	l.last = time.Now()
 	l.since, l.paused = l.last, false
-	defer l.cfg.Count.Bytes.Add(uint64(len(p))) // when the frames in them are delivered
+	l.cfg.Count.Bytes.Add(uint64(len(p)))
 	pending := l.dec.Pending()
 	l.dec.Write(p, l.collect)
 	if !pending || len(l.found) > 0 {

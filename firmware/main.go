@@ -24,6 +24,7 @@ type program struct {
 	Maintain maintainCmd `cmd:"" help:"Let the field tool (vitalprov) provision this box, and run once it is provisioned."`
 	Request  requestCmd  `cmd:"" help:"Write the enrolment request of this box for the facility."`
 	Answer   answerCmd   `cmd:"" help:"Answer what a facility asks about this box's TPM, so that it knows what holds the keys."`
+	Readers  readersCmd  `cmd:"" help:"Take a new set of readers from the facility, to seal for."`
 	Config   configCmd   `cmd:"" help:"Check, describe or write a configuration file."`
 	Convert  convertCmd  `cmd:"" help:"Convert HL7 v2 messages to FHIR R4, one JSON document per message."`
 	Replay   replayCmd   `cmd:"" help:"Send messages from files as a monitor would, and show the acknowledgements."`

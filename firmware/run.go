@@ -46,7 +46,28 @@ func (c runCmd) Run(ctx context.Context) error {
 	if c.Debug {
 		level = slog.LevelDebug
 	}
+	if err := forget(); err != nil {
+		return err
+	}
 	return run(ctx, c.Config, newLog(level))
+}
+
+// forget begins this program again under a runtime that overwrites what it frees (GODEBUG=clobberfree=1, which is read at the
+// start only). Otherwise messages and keys would stand in the box's memory as garbage for as long as nothing needs the room.
+func forget() error {
+	const setting = "clobberfree=1"
+	have := os.Getenv("GODEBUG")
+	if strings.Contains(have, "clobberfree=") {
+		return nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot begin again with memory that forgets: %w", err)
+	}
+	if have != "" {
+		have += ","
+	}
+	return again(program, append(os.Environ(), "GODEBUG="+have+setting))
 }
 
 // run is the box from start to stop.
@@ -100,7 +121,11 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	sealer, err := newSealer(box, network.Readers)
+	readers, err := enrol.Readers(cfg.Network.Grant, box, dirs.root)
+	if err != nil {
+		return err
+	}
+	sealer, err := newSealer(box, readers)
 	if err != nil {
 		return err
 	}
@@ -141,6 +166,7 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 		return line.Run(gctx)
 	})
 	g.Go(func() error { return up.Run(lctx) })
+	g.Go(func() error { return followReaders(gctx, cfg.Network.Grant, box, dirs.root, line, log) })
 	err = g.Wait()
 	log.Info("stopped", "next", sp.Next(), "signed", sp.Stats().Signed)
 	return err
@@ -191,28 +217,16 @@ func newLink(cfg *config.Config, box record.BoxID, n *enrol.Network, sp *spool.S
 	}, sp, log)
 }
 
-func newSealer(box record.BoxID, readers enrolment.Readers) (*record.Sealer, error) {
-	network, err := readerKeys(readers.Network)
+func newSealer(box record.BoxID, set *enrolment.ReaderSet) (*record.Sealer, error) {
+	network, patient, err := set.Readers.Keys()
 	if err != nil {
 		return nil, err
 	}
-	patient, err := readerKeys(readers.Patient)
-	if err != nil {
-		return nil, err
+	s, err := record.NewSealer(box, network, patient)
+	if err == nil {
+		err = s.SetReaders(network, patient, set.PerRecord)
 	}
-	return record.NewSealer(box, network, patient)
-}
-
-func readerKeys(texts []string) ([]record.ReaderKey, error) {
-	keys := make([]record.ReaderKey, len(texts))
-	for i, t := range texts {
-		k, err := record.ParseReaderKey(t)
-		if err != nil {
-			return nil, fmt.Errorf("cannot use reader key %d of the grant: %w", i+1, err)
-		}
-		keys[i] = k
-	}
-	return keys, nil
+	return s, err
 }
 
 func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pipeline.Monitor, error) {

@@ -96,7 +96,10 @@ func (d *daemon) Start(s service.Service) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop = cancel
 	go func() {
-		err := run(ctx, d.config, newLog(slog.LevelInfo))
+		err := forget()
+		if err == nil {
+			err = run(ctx, d.config, newLog(slog.LevelInfo))
+		}
 		d.done <- err
 		if err != nil && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "vitalgate:", err)

@@ -43,6 +43,7 @@ type cli struct {
 	Restore    restoreBackupCmd `cmd:"" help:"Make the peer again from a backup."`
 	Status     statusCmd        `cmd:"" help:"Say what the peer holds and how it is."`
 	Version    versionCmd       `cmd:"" help:"Print the version."`
+	Readers    readersCmd       `cmd:"" help:"Rotate the keys of those who may read."`
 }
 
 // data is the flag that nearly all commands share.

@@ -59,6 +59,7 @@ type Sealer struct {
 
 	box              BoxID
 	network, patient []ReaderKey
+	records          int      // that one key seals
 	blind            [32]byte // keys the map below, so that no identifier of a patient stays in memory
 	epochs           map[association]*epoch
 	names            map[association]*pseudonym
@@ -90,21 +91,42 @@ func NewSealer(box BoxID, network, patient []ReaderKey) (*Sealer, error) {
 	if !box.Valid() {
 		return nil, errors.New("cannot seal: the box id is not facility/name")
 	}
-	if len(network) == 0 {
-		return nil, errors.New("cannot seal: no reader of the network side is configured, so that nobody could read the records; enrol the box, or add a reader key")
+	if err := checkReaders(network, patient); err != nil {
+		return nil, err
 	}
-	if n := len(network) + len(patient); n > maxReaders {
-		return nil, fmt.Errorf("cannot seal: %d readers are configured, at most %d are allowed", n, maxReaders)
-	}
-	for _, r := range append(network[:len(network):len(network)], patient...) {
-		if r.pub == nil {
-			return nil, errors.New("cannot seal: a reader key is empty")
-		}
-	}
-	s := &Sealer{Now: time.Now, box: box, network: network, patient: patient,
+	s := &Sealer{Now: time.Now, box: box, network: network, patient: patient, records: EpochRecords,
 		epochs: map[association]*epoch{}, names: map[association]*pseudonym{}, zstd: newCompressor()}
 	rand.Read(s.blind[:])
 	return s, nil
+}
+
+func checkReaders(network, patient []ReaderKey) error {
+	if len(network) == 0 {
+		return errors.New("cannot seal: no reader of the network side is configured, so that nobody could read the records; enrol the box, or add a reader key")
+	}
+	if n := len(network) + len(patient); n > maxReaders {
+		return fmt.Errorf("cannot seal: %d readers are configured, at most %d are allowed", n, maxReaders)
+	}
+	for _, r := range append(network[:len(network):len(network)], patient...) {
+		if r.pub == nil {
+			return errors.New("cannot seal: a reader key is empty")
+		}
+	}
+	return nil
+}
+
+// SetReaders seals for others from now on: all epochs end. With perRecord a key seals one record only, so that no key outlives
+// the call that made it.
+func (s *Sealer) SetReaders(network, patient []ReaderKey, perRecord bool) error {
+	if err := checkReaders(network, patient); err != nil {
+		return err
+	}
+	s.End()
+	s.network, s.patient, s.records = network, patient, EpochRecords
+	if perRecord {
+		s.records = 1
+	}
+	return nil
 }
 
 // Seal makes the leaves of a reading, to be appended at next, next+1, …: the record, and before it the epoch leaf where an
@@ -159,7 +181,7 @@ func (s *Sealer) Seal(next uint64, r Reading) ([]Leaf, error) {
 	if p := s.names[a]; p != nil {
 		p.used = now
 	}
-	if e.records++; e.records >= EpochRecords {
+	if e.records++; e.records >= s.records {
 		s.forget(a)
 	}
 	return append(leaves, leaf), nil
@@ -183,9 +205,14 @@ func (s *Sealer) Boot(next uint64, b Boot) (Leaf, error) {
 }
 
 // Expire ends the epochs that are over. Seal does it too; call it while no readings come, so that keys do not outlive their time.
-func (s *Sealer) Expire() {
+//
+// It says whether one ended.
+func (s *Sealer) Expire() bool {
+	before := len(s.epochs)
 	s.swept = time.Time{}
 	s.expire(s.Now())
+	scrub()
+	return len(s.epochs) < before
 }
 
 // End ends all epochs: their keys are overwritten, and what was sealed can no longer be opened here.
@@ -193,6 +220,7 @@ func (s *Sealer) End() {
 	for a := range s.epochs {
 		s.forget(a)
 	}
+	scrub()
 }
 
 func (s *Sealer) forget(a association) {
@@ -340,4 +368,18 @@ func ParseBoot(body []byte) (b Boot, err error) {
 		return Boot{}, errors.New("cannot read boot leaf: it is not in its canonical form")
 	}
 	return b, nil
+}
+
+// stackBytes is more than the deepest call of Seal needs.
+const stackBytes = 32 << 10
+
+// scrub overwrites the part of the stack below its caller, where the calls before it have left keys and plain text.
+//
+//go:noinline
+func scrub() byte {
+	var b [stackBytes]byte
+	for i := range b {
+		b[i] = byte(i)
+	}
+	return b[len(b)/2]
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/vitalgate/vitalgate/firmware/health"
@@ -42,8 +43,16 @@ func (p *Pipeline) keep(known *resent, in <-chan *reading) {
 			if err := p.Spool.Append(nil, func(error) { close(beat) }); err != nil {
 				close(beat) // a disk that refuses has answered
 			}
+		case r := <-p.readers:
+			if err := p.Sealer.SetReaders(r.Network, r.Patient, r.PerRecord); err != nil {
+				p.Log.Error("cannot seal for the new readers", "error", err)
+				continue
+			}
+			debug.FreeOSMemory()
 		case <-sweep.C: // keys end in time though no reading comes
-			p.Sealer.Expire()
+			if p.Sealer.Expire() {
+				debug.FreeOSMemory() // what was read in the epoch must not outlive it as garbage
+			}
 		}
 	}
 }

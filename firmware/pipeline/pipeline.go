@@ -65,9 +65,24 @@ type Pipeline struct {
 	counters []*Counters
 	booted   tpm.Boot      // as of the last signature
 	resets   chan tpm.Boot // the chip was reset under us: a boot leaf is due
+	readers  chan Readers  // to seal for from now on
 	bootDue  atomic.Bool
 	pulses   chan chan struct{}
 	room     *semaphore.Weighted // bytes of messages and Bundles under way
+}
+
+// Readers are whom to seal for.
+type Readers struct {
+	Network, Patient []record.ReaderKey
+	PerRecord        bool
+}
+
+// SetReaders seals for others from now on, once the line runs.
+func (p *Pipeline) SetReaders(ctx context.Context, r Readers) {
+	select {
+	case p.readers <- r:
+	case <-ctx.Done():
+	}
 }
 
 // roomBytes bounds what is held in memory of messages between the adapters and the disk. Beyond it monitors are read no further.
@@ -78,7 +93,7 @@ func New(c Config) *Pipeline {
 	if c.RetryAfter == 0 {
 		c.RetryAfter = time.Second
 	}
-	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan tpm.Boot, 1), pulses: make(chan chan struct{}), room: semaphore.NewWeighted(roomBytes)}
+	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan tpm.Boot, 1), readers: make(chan Readers), pulses: make(chan chan struct{}), room: semaphore.NewWeighted(roomBytes)}
 	for range c.Monitors {
 		p.counters = append(p.counters, &Counters{})
 	}

@@ -114,11 +114,11 @@ func (p *Pipeline) signTree(tree record.Tree) error {
 
 // clock asks the chip for its time, and has a boot leaf written where that tells of another run of it.
 func (p *Pipeline) clock() (uint64, error) {
-	clock, err := p.Signer.Clock()
+	clock, boot, err := p.run()
 	if err != nil {
 		return 0, err
 	}
-	if boot := p.Signer.Boot(); boot != p.booted {
+	if boot != p.booted {
 		p.booted = boot
 		select {
 		case <-p.resets: // not taken yet: this one is newer
@@ -136,6 +136,19 @@ func (p *Pipeline) signLast() {
 		if err := p.signTree(tree); err != nil {
 			p.Log.Warn("cannot sign the last readings; they are signed at the next start", "error", err)
 			return
+		}
+	}
+}
+
+// run is the time of the chip and the run of it that the time is of. Others use the chip too, and whoever finds it reset opens
+// it anew: a time of one run under the counters of the next would look as if the chip had been set back.
+func (p *Pipeline) run() (clock uint64, boot tpm.Boot, err error) {
+	for before := p.Signer.Boot(); ; before = boot {
+		if clock, err = p.Signer.Clock(); err != nil {
+			return 0, boot, err
+		}
+		if boot = p.Signer.Boot(); boot == before {
+			return clock, boot, nil
 		}
 	}
 }

@@ -279,22 +279,6 @@ func (d Dir) Identity(c *Config) (Identity, error) {
 	return Identity{Seed: string(bytes.TrimSpace(seed)), Pin: pin(cert)}, nil
 }
 
-// Opener opens sealed records with the peer's reader key; nil where this peer has none.
-func (d Dir) Opener() (*record.Opener, error) {
-	b, err := readSecret(d.ReaderKey())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	k, err := record.ParseReaderSecret(string(bytes.TrimSpace(b)))
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the reader key %s: %w", d.ReaderKey(), err)
-	}
-	return record.NewOpener(k), nil
-}
-
 // Pin is the hex SHA-256 of the SubjectPublicKeyInfo of a PEM certificate, the form that the NATS server pins.
 func Pin(certificate string) (string, error) {
 	c, err := enrolment.ParseCertificate(certificate)

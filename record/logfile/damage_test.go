@@ -54,7 +54,7 @@ func TestDamagedBlocks(t *testing.T) {
 		t.Fatal(len(segments), err)
 	}
 	dir := filepath.Join(t.TempDir(), "log")
-	for round := range 60 {
+	for round := 0; round < 60; round += few(3) {
 		w := &writer{t: t, key: origin.key, sealer: origin.sealer}
 		copyLog(t, from, dir)
 		s := segments[dice.IntN(len(segments))]

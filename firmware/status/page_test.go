@@ -192,6 +192,9 @@ var width = regexp.MustCompile(`data-width="(\d+)"`)
 // TestOnAPhone shows the page in a real browser, 360 CSS pixels wide: nothing may stick out to the right. Where
 // VITALGATE_SCREENSHOTS names a folder, pictures are left there.
 func TestOnAPhone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: the page was not shown in a browser, which takes minutes on a busy machine; run without -short")
+	}
 	browser := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if p, err := exec.LookPath(name); err == nil {

@@ -132,6 +132,8 @@ func TestHostileRows(t *testing.T) {
 		{"ihe-pcd01", "a range whose end is impossible", []string{"NR|$SPO2|1|95^105|$PCT|||||R"}, "local MDC 150456 = range 95 % - 105 %", mapping.EventImplausible},
 		{"ihe-pcd01", "asystole is possible", []string{"NM|$HR|1|0|$BPM|||||R"}, "8867-4 147842 = 0 /min", ""},
 		{"ihe-pcd01", "systolic below diastolic: one of them is not what it says", []string{"NM|$SYS|1.1.9.1|80|$MMHG|||||R", "NM|$DIA|1.1.9.2|120|$MMHG|||||R"}, "local MDC 150021 = 80 mm[Hg]\nlocal MDC 150022 = 120 mm[Hg]", mapping.EventOrder},
+		{"philips-iic", "a number under the code of the whole blood pressure, whatever its label says", []string{"NM|0002-4a04^NBPd^MDIL||79|0004-0f20^mmHg^MDIL|||||F"}, "local MDIL 0002-4a04 = 79 mm[Hg]", mapping.EventWhole},
+		{"loinc", "a number under the panel", []string{"NM|85354-9^BP^LN||120|mm[Hg]|||||F"}, "local LN 85354-9 = 120 mm[Hg]", mapping.EventWhole},
 		{"ihe-pcd01", "a mean below the diastolic", []string{"NM|$SYS|1.1.9.1|120|$MMHG|||||R", "NM|$DIA|1.1.9.2|80|$MMHG|||||R", "NM|$MEAN|1.1.9.3|70|$MMHG|||||R"}, "local MDC 150021 = 120 mm[Hg]\nlocal MDC 150022 = 80 mm[Hg]\nlocal MDC 150023 = 70 mm[Hg]", mapping.EventOrder},
 		{"ihe-pcd01", "pulmonary pressures in the order of the wrong table", []string{"NM|150045^MDC_PRESS_BLD_ART_PULM_SYS^MDC|1.1.3.1|10|$MMHG|||||R", "NM|150046^MDC_PRESS_BLD_ART_PULM_DIA^MDC|1.1.3.2|25|$MMHG|||||R"}, "local MDC 150045 = 10 mm[Hg]\nlocal MDC 150046 = 25 mm[Hg]", mapping.EventOrder},
 		{"ihe-pcd01", "a flat line: all three the same", []string{"NM|$SYS|1.1.9.1|40|$MMHG|||||R", "NM|$DIA|1.1.9.2|40|$MMHG|||||R", "NM|$MEAN|1.1.9.3|40|$MMHG|||||R"}, "85354-9 150020 = 8480-6 150021 40 mm[Hg] + 8462-4 150022 40 mm[Hg] + 8478-0 150023 40 mm[Hg]", ""},

@@ -103,6 +103,7 @@ const (
 	EventParts           = "value-parts"         // a value with components or repetitions that its type does not have
 	EventTest            = "test-data"           // OBX-8 DEMO or TEST, or MSH-11 of debugging or training
 	EventOrder           = "pressures-disorder"  // systolic, mean and diastolic pressure contradict each other
+	EventWhole           = "pressure-whole"      // a value under the code of a blood pressure as a whole
 	EventLimits          = "limits-unreadable"   // OBX-7 is not used as limits
 	EventInvalid         = "flagged-invalid"     // OBX-8 INV beside a value
 	EventBroken          = "segment-broken"      // the line behind the row is no segment: the row's last field may be cut

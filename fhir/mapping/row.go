@@ -90,7 +90,7 @@ func (c *Converter) readRow(s hl7.Segment, patient, groupIndex int32) {
 	if s.Field(5).Empty() && c.containment(s, &r.code, r.channel, r.device) {
 		return
 	}
-	if s.Field(5).Empty() && r.code.term != nil && len(r.code.term.loinc) > 0 && r.code.term.part == notPart && r.code.term.loinc[0].profile == profileBase+"bp" {
+	if s.Field(5).Empty() && r.code.isBloodPressure() {
 		return // the heading of a blood pressure: its parts follow (IHE DEV TF Vol. 2, MDC_PRESS_BLD_NONINV)
 	}
 	if r.as == measurement && (r.code.term != nil && r.code.term.setting || r.code.term == nil && isAttribute(r.code.display) && !oneOf(r.code.display, facetNames...)) {
@@ -192,6 +192,15 @@ func (c *Converter) identify(r *row) {
 // isAmount says whether the code is known to name an amount.
 func (id *ident) isAmount() bool {
 	return id.loinc != nil || id.term != nil && len(id.term.dimensions) > 0
+}
+
+// isBloodPressure says whether the code names a blood pressure as a whole, and not one of its parts.
+func (id *ident) isBloodPressure() bool {
+	l := id.loinc
+	if l == nil && id.term != nil && len(id.term.loinc) > 0 {
+		l = id.term.loinc[0]
+	}
+	return l != nil && l.profile == profileBase+"bp" && l.part == notPart && (id.term == nil || id.term.part == notPart)
 }
 
 // isAttribute says whether a name of ISO/IEEE 11073-10101 is that of an attribute: it describes a device, the state of a pump, an alert or
@@ -721,6 +730,11 @@ func (c *Converter) judge(r *row) {
 	}
 	if r.isWave {
 		r.standard, r.loinc = id.term != nil, [2]*loincCode{}
+		return
+	}
+	if id.isBloodPressure() { // FHIR R4 bp profile: the panel itself has no value
+		c.finding(r, EventWhole, 3, "a value under the code of a whole blood pressure: which part it is was not said: kept, not charted")
+		r.loinc = [2]*loincCode{}
 		return
 	}
 	dims := id.term != nil && len(id.term.dimensions) > 0 || id.term == nil

@@ -170,6 +170,7 @@ var findings = map[string]string{
 	"value-in-alert":      "came along with an alert",
 	"several-places":      "",
 	"samples-unreadable":  "samples that cannot be drawn",
+	"pressure-whole":      "is a blood pressure, of which part is not said",
 	"pressures-disorder":  "systolic, mean and diastolic contradict each other",
 	"limits-unreadable":   "",
 	"time-unreadable":     "its time cannot be read",

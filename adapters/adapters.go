@@ -148,6 +148,7 @@ type Status struct {
 	Refused                uint64 // connections closed at once because MaxConnections were open
 	Frames, Bytes, Replies uint64 // Bytes: all that were read
 	Dropped                uint64 // bytes outside frames, past MaxMessage, or in HLLP blocks that were refused
+	Undelivered            uint64 // messages that were read and found no room before the program ended
 	LastFrame              time.Time
 	Line                   *LineStatus // serial only
 }

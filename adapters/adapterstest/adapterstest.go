@@ -40,6 +40,7 @@ func Run(t *testing.T, rig func(t *testing.T) Rig) {
 		{"Pieces", testPieces},
 		{"Outstanding", testOutstanding},
 		{"Window", testWindow},
+		{"HangUpWhileFull", testHangUpWhileFull},
 		{"Replug", testReplug},
 		{"Incomplete", testIncomplete},
 		{"Stop", testStop},
@@ -316,6 +317,43 @@ func testWindow(t *testing.T, rig Rig) {
 	wantAcks(t, m, 0, n)
 }
 
+// A message that was read whole while the box was full is kept though the monitor hangs up and its line breaks before there is room;
+// only its answer has nowhere to go. Some monitors never send a message again.
+func testHangUpWhileFull(t *testing.T, rig Rig) {
+	const n = adapters.Window / 2
+	r := Start(t, rig.Adapter)
+	m := rig.Plug(t)
+	defer m.Close()
+	var all []string
+	for i := range n {
+		all = append(all, Message(i))
+	}
+	go m.Write(MLLP(all...))
+	var frames []*adapters.Frame
+	for range n - 1 {
+		frames = append(frames, r.Next(t))
+	}
+	r.Await(t, "all is read", func(s adapters.Status) bool { return s.Bytes == uint64(len(MLLP(all...))) })
+	m.Close()
+	broken := false
+	for i := 0; i < len(frames) && !broken; i++ { // until writing fails: the first write that meets a closed connection does not yet
+		broken = errors.Is(frames[i].Reply(ack(i)), adapters.ErrGone)
+		for end := time.Now().Add(100 * time.Millisecond); r.Status().Replies <= uint64(i) && time.Now().Before(end); {
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	if !broken {
+		t.Fatalf("%d answers went to a monitor that has hung up", len(frames))
+	}
+	f := r.Next(t)
+	if string(f.Data) != all[n-1] || f.Notes != nil {
+		t.Fatalf("it came as %q %v", f.Data, f.Notes)
+	}
+	if err := f.Reply(ack(n - 1)); !errors.Is(err, adapters.ErrGone) {
+		t.Fatalf("its answer gives %v, want ErrGone", err)
+	}
+}
+
 // A monitor that goes away and comes back is read again.
 func testReplug(t *testing.T, rig Rig) {
 	r := Start(t, rig.Adapter)
@@ -373,7 +411,7 @@ func testStop(t *testing.T, rig Rig) {
 	}
 }
 
-// A stop does not wait for a box that takes no frames.
+// A stop does not wait long for a box that takes no frames, and what it leaves behind is counted.
 func testStopWhileFull(t *testing.T, rig Rig) {
 	r := Start(t, rig.Adapter)
 	m := rig.Plug(t)
@@ -382,5 +420,8 @@ func testStopWhileFull(t *testing.T, rig Rig) {
 	r.Await(t, "bytes read", func(s adapters.Status) bool { return s.Bytes > 0 })
 	if err := r.Stop(); err != nil {
 		t.Fatal(err)
+	}
+	if s := r.Status(); s.Undelivered == 0 {
+		t.Fatalf("the messages that found no room are not counted: %+v", s)
 	}
 }

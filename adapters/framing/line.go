@@ -12,14 +12,15 @@ import (
 
 // Counters of an adapter, over all its connections.
 type Counters struct {
-	Frames, Bytes, Replies, Dropped, Refused atomic.Uint64
-	lastFrame                                atomic.Int64
+	Frames, Bytes, Replies, Dropped, Refused, Undelivered atomic.Uint64
+
+	lastFrame atomic.Int64
 }
 
 // Fill copies the counters into s.
 func (c *Counters) Fill(s *adapters.Status) {
 	s.Frames, s.Bytes, s.Replies = c.Frames.Load(), c.Bytes.Load(), c.Replies.Load()
-	s.Dropped, s.Refused = c.Dropped.Load(), c.Refused.Load()
+	s.Dropped, s.Refused, s.Undelivered = c.Dropped.Load(), c.Refused.Load(), c.Undelivered.Load()
 	if ns := c.lastFrame.Load(); ns != 0 {
 		s.LastFrame = time.Unix(0, ns)
 	}
@@ -51,9 +52,22 @@ type LineConfig struct {
 // ErrSlow says that a message did not arrive whole in time. What was there of it has been delivered.
 var ErrSlow = errors.New("a message did not arrive whole in time")
 
+// StopTimeout is how long after the end of the program what was read may still find room, and what was answered its way out.
+const StopTimeout = time.Second
+
+// Grace is a context that outlives ctx by StopTimeout.
+func Grace(ctx context.Context) (context.Context, context.CancelFunc) {
+	g, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(StopTimeout, cancel) })
+	return g, func() { stop(); cancel() }
+}
+
 // Line is one open connection to a monitor, as seen from its bytes: Feed takes what was read, Tick the passing of time, End the
 // end of the reading, Close the end of all. Feed, Tick, End and Close are called by one goroutine; they block while Window
 // frames are unanswered or Out is full, which is how the monitor is held back.
+//
+// A message that was read whole is delivered though its connection breaks while it waits for room: not every monitor sends again
+// what was not answered. Only the end of ctx ends the waiting; what it leaves behind is counted (Counters.Undelivered).
 type Line struct {
 	cfg     LineConfig
 	number  uint64
@@ -103,8 +117,8 @@ func NewLine(cfg LineConfig) (*Line, error) {
 	return l, nil
 }
 
-// Feed decodes what was read and delivers the frames in it. The error is ErrSlow, or that of ctx, or adapters.ErrGone if the
-// monitor takes no answers any more.
+// Feed decodes what was read and delivers the frames in it. The error is ErrSlow, or that of ctx, or, when the frames are delivered,
+// adapters.ErrGone if the monitor takes no answers any more.
 func (l *Line) Feed(ctx context.Context, p []byte) error {
 	l.last = time.Now()
 	l.since, l.paused = l.last, false
@@ -223,17 +237,17 @@ func (l *Line) deliver(ctx context.Context) error {
 	l.cfg.Count.Dropped.Add(d - l.dropped)
 	l.dropped = d
 	defer func() { clear(l.found); l.found = l.found[:0] }()
-	for _, m := range l.found {
+	for i, m := range l.found {
 		if m.Resend {
 			l.resend()
 			continue
 		}
 		select {
 		case l.window <- struct{}{}:
+		case <-l.done: // nothing is answered any more, so no place is needed
 		case <-ctx.Done():
+			l.leave(l.found[i:])
 			return ctx.Err()
-		case <-l.done:
-			return adapters.ErrGone
 		}
 		a := &answer{}
 		l.mu.Lock()
@@ -258,16 +272,30 @@ func (l *Line) deliver(ctx context.Context) error {
 		case l.cfg.Out <- f:
 		case <-ctx.Done():
 			answered() // nobody will
+			l.leave(l.found[i:])
 			return ctx.Err()
-		case <-l.done:
-			return adapters.ErrGone
 		}
 	}
-	if len(l.found) > 0 {
-		l.begun = time.Now() // time spent waiting for room is not the monitor's
-		l.since = l.begun
+	if len(l.found) == 0 {
+		return nil
 	}
-	return nil
+	l.begun = time.Now() // time spent waiting for room is not the monitor's
+	l.since = l.begun
+	select {
+	case <-l.done:
+		return adapters.ErrGone
+	default:
+		return nil
+	}
+}
+
+// leave counts messages that will not be delivered.
+func (l *Line) leave(messages []Message) {
+	for _, m := range messages {
+		if m.Data != nil {
+			l.cfg.Count.Undelivered.Add(1)
+		}
+	}
 }
 
 func (l *Line) answer(a *answer, acks [][]byte) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,56 @@ func TestBroken(t *testing.T) {
 		}
 	}
 	t.Fatal("a broken line is fed on and on")
+}
+
+// Messages that wait for a place in the window, or for room, are delivered though the line breaks meanwhile.
+func TestBrokenWhileFull(t *testing.T) {
+	broken := make(chan struct{})
+	l, _ := newLine(t, LineConfig{Framing: adapters.MLLP, Write: func([]byte) error { return errors.New("no") }, Broken: func(error) { close(broken) }})
+	out := make(chan *adapters.Frame)
+	l.cfg.Out = out
+	const n = adapters.Window + 3
+	fed := make(chan error, 1)
+	go func() { fed <- l.Feed(context.Background(), []byte(strings.Repeat("\v"+adt+"\x1c\r", n))) }()
+	first := <-out
+	for range adapters.Window - 1 {
+		<-out
+	}
+	if err := first.Reply([]byte("ack")); err != nil {
+		t.Fatal(err)
+	}
+	<-broken
+	for i := adapters.Window; i < n; i++ {
+		select {
+		case f := <-out:
+			if string(f.Data) != adt {
+				t.Fatalf("message %d is %q", i, f.Data)
+			}
+		case err := <-fed:
+			t.Fatalf("message %d was dropped: %v", i, err)
+		}
+	}
+	if err := <-fed; !errors.Is(err, adapters.ErrGone) {
+		t.Fatalf("the reader is told %v, want ErrGone", err)
+	}
+}
+
+// Only the end of the program leaves messages behind, and it counts them.
+func TestUndelivered(t *testing.T) {
+	l, out := newLine(t, LineConfig{Framing: adapters.MLLP})
+	ctx, end := context.WithCancel(context.Background())
+	fed := make(chan error, 1)
+	go func() { fed <- l.Feed(ctx, []byte(strings.Repeat("\v"+adt+"\x1c\r", cap(out)+3))) }()
+	for len(out) < cap(out) {
+		time.Sleep(time.Millisecond)
+	}
+	end()
+	if err := <-fed; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if n := l.cfg.Count.Undelivered.Load(); n != 3 {
+		t.Fatalf("%d messages are counted, 3 were left behind", n)
+	}
 }
 
 // The time that the box itself held the monitor back does not make the monitor slow.

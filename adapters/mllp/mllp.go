@@ -52,7 +52,6 @@ const (
 	unsentTimeout = 30 * time.Second // for a monitor whose TCP acknowledges nothing of what was sent
 	dialTimeout   = 10 * time.Second
 	handshake     = 10 * time.Second
-	stopTimeout   = time.Second // answers that are on their way when the adapter is stopped
 	readSize      = 16 << 10
 	minBackoff    = 250 * time.Millisecond
 	maxBackoff    = 15 * time.Second
@@ -167,6 +166,9 @@ func (a *adapter) Run(ctx context.Context, out chan<- *adapters.Frame) error {
 	if err != nil {
 		a.set(adapters.StateFailed, sentence(err))
 		return err
+	}
+	if n := a.count.Undelivered.Load(); n > 0 {
+		a.log.Error("stopped before there was room for all that was read; a monitor that waits for answers sends it again", "messages", n)
 	}
 	a.set(adapters.StateWaiting, "Stopped.")
 	return nil
@@ -398,15 +400,17 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 			speaking.Wait()
 		}()
 	}
-	err = a.read(ctx, conn, line)
-	if err == nil { // the monitor has closed its side, perhaps only that: it may still be waiting for answers
-		err = line.End(ctx)
+	room, full := framing.Grace(ctx)
+	defer full()
+	err = a.read(ctx, room, conn, line)
+	if ctx.Err() == nil { // if err is nil the monitor has closed its side, perhaps only that: it may still be waiting for answers
+		err = errors.Join(err, line.End(room))
 	}
-	drain, cancel := grace(ctx)
+	drain, cancel := framing.Grace(ctx)
 	defer cancel()
 	if err != nil {
 		var cancel context.CancelFunc
-		drain, cancel = context.WithTimeout(drain, stopTimeout)
+		drain, cancel = context.WithTimeout(drain, framing.StopTimeout)
 		defer cancel()
 	}
 	line.Drain(drain)
@@ -417,17 +421,10 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 	}
 }
 
-// grace is a context that outlives ctx by stopTimeout.
-func grace(ctx context.Context) (context.Context, context.CancelFunc) {
-	g, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	context.AfterFunc(ctx, func() { time.AfterFunc(stopTimeout, cancel) })
-	return g, cancel
-}
-
 var errIdle = errors.New("the monitor was silent for longer than read_idle")
 
-// read feeds line until the connection ends (nil) or has to be ended.
-func (a *adapter) read(ctx context.Context, conn net.Conn, line *framing.Line) error {
+// read feeds line until the connection ends (nil) or has to be ended. What was read has until the end of room to find some.
+func (a *adapter) read(ctx, room context.Context, conn net.Conn, line *framing.Line) error {
 	buf := make([]byte, readSize)
 	last := time.Now()
 	for {
@@ -443,7 +440,7 @@ func (a *adapter) read(ctx context.Context, conn net.Conn, line *framing.Line) e
 		}
 		n, err := conn.Read(buf)
 		if n > 0 {
-			if err := line.Feed(ctx, buf[:n]); err != nil {
+			if err := line.Feed(room, buf[:n]); err != nil {
 				return err
 			}
 			last = time.Now()
@@ -453,17 +450,15 @@ func (a *adapter) read(ctx context.Context, conn net.Conn, line *framing.Line) e
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if err := line.Tick(ctx); err != nil {
+			if err := line.Tick(room); err != nil {
 				return err
 			}
 			if a.cfg.ReadIdle > 0 && time.Since(last) >= a.cfg.ReadIdle {
-				line.End(ctx)
 				return errIdle
 			}
 		case errors.Is(err, io.EOF):
 			return nil
 		default:
-			line.End(ctx)
 			return err
 		}
 	}

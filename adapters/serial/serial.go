@@ -35,7 +35,6 @@ type Config struct {
 
 const (
 	writeTimeout = 10 * time.Second      // for a monitor that holds its flow control
-	stopTimeout  = time.Second           // answers that are on their way when the adapter is stopped
 	cutFramed    = 5 * time.Second       // silence within a framed message after which it is given up
 	minRetry     = 50 * time.Millisecond // between attempts to open the device
 	maxRetry     = 2 * time.Second
@@ -185,6 +184,9 @@ func (a *adapter) Run(ctx context.Context, out chan<- *adapters.Frame) error {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
+			if n := a.count.Undelivered.Load(); n > 0 {
+				a.log.Error("stopped before there was room for all that was read; a monitor that waits for answers sends it again", "messages", n)
+			}
 			a.set(adapters.StateWaiting, "Stopped.", 0)
 			return nil
 		}
@@ -225,35 +227,34 @@ func (a *adapter) serve(ctx context.Context, p *port, out chan<- *adapters.Frame
 		return err // New has checked the same
 	}
 	defer line.Close()
-	err = a.read(gone, p, line)
+	room, full := framing.Grace(ctx)
+	defer full()
+	err = a.read(gone, room, p, line)
 	if ctx.Err() == nil {
-		line.End(ctx)
+		line.End(room)
 		if broken := context.Cause(gone); broken != nil {
 			return broken
 		}
 		return err
 	}
-	drain, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	drain, done := framing.Grace(ctx)
 	defer done()
 	line.Drain(drain)
 	return nil
 }
 
-// read feeds line until the device is gone or ctx ends.
-func (a *adapter) read(ctx context.Context, p *port, line *framing.Line) error {
+// read feeds line until the device is gone or ctx ends. What was read has until the end of room to find some.
+func (a *adapter) read(ctx, room context.Context, p *port, line *framing.Line) error {
 	before := a.lineStatus()
 	var looked time.Time
 	losses, doubt := newLosses(p, a.cfg, time.Now()), false
-	for {
+	for ctx.Err() == nil {
 		if now := time.Now(); now.Sub(looked) >= time.Second {
 			looked = now
 			a.look(p, before)
 		}
 		losses.before(time.Now())
 		data, damaged, err := p.read()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if err != nil {
 			a.look(p, before)
 			return err
@@ -268,13 +269,14 @@ func (a *adapter) read(ctx context.Context, p *port, line *framing.Line) error {
 			line.Lost(true)
 		}
 		doubt = lost && !over
-		if err := feed(ctx, line, data, damaged); err != nil {
+		if err := feed(room, line, data, damaged); err != nil {
 			return err
 		}
 		if over {
 			line.Lost(false)
 		}
 	}
+	return ctx.Err()
 }
 
 func feed(ctx context.Context, line *framing.Line, data []byte, damaged []int) error {

@@ -138,6 +138,7 @@ func writeMetrics(w http.ResponseWriter, r Report) {
 		of("bytes_total", m.Line.Bytes)
 		of("replies_total", m.Line.Replies)
 		of("dropped_bytes_total", m.Line.Dropped)
+		of("undelivered_total", m.Line.Undelivered)
 		c := m.Counters
 		of("messages_total", c.Messages)
 		of("raw_total", c.Raw)

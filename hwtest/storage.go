@@ -84,7 +84,7 @@ func testSync(ctx context.Context, t *tester) {
 	t.pass("fsync", figures, "%d blocks were written and are on the disk.", times)
 }
 
-const wornRemedy = "Replace the disk before it fails: move the box's data with vitalgate fsck clean, or enrol a new box."
+const wornRemedy = "Replace the disk before it fails: wait until status says that everything was sent, then enrol the new box."
 
 // testWear asks the disk under the data folder for its health: eMMC by its extended registers (JEDEC JESD84-B51 §7.4.29), NVMe by
 // its log page 2 (NVM Express base 2.0 §5.16.1.3). Others do not say.

@@ -22,7 +22,7 @@ var kinds = []Kind{
 		"Wait some minutes: the chip may come back. If it does not, switch the box off and on; then replace it. What it keeps is not lost."},
 	{"log-unreadable", Critical, "", "A part of the log on the disk cannot be read any more. New readings are kept and sent.",
 		"Replace the box soon: its disk is failing. vitalgate fsck says which records are missing."},
-	{"log-damaged", Critical, "", "A record on the disk cannot be read, and nothing from it on was sent.",
+	{"log-damaged", Critical, "", "Records on the disk cannot be read and are left out. All others are sent, and peers see the gap.",
 		"Run vitalgate fsck --repair on the data folder; replace the disk."},
 	{"log-rolled-back", Critical, "", "The log on the disk is older than what the network has: a backup was put back, or the disk was copied. Nothing is published any more.",
 		"Enrol the box anew. If nobody put a backup back, tell the facility's administrator: the disk may have been copied."},

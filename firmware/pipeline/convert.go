@@ -33,6 +33,8 @@ type reading struct {
 	bundle     int64
 	share      *semaphore.Weighted // of its monitor
 	counters   *Counters
+
+	charted, local, absent, events int // what the Bundle holds; counted once it is on disk
 }
 
 // shareBytes bounds what one monitor has between here and the disk: each commit waits for all that is to be written, and the others
@@ -45,8 +47,8 @@ func (r *reading) part() int64 { return min(r.size, shareBytes) }
 // Counters tell how one monitor's messages fared since the start.
 type Counters struct {
 	Messages, Raw, Repeated, Refused atomic.Uint64 // messages; of them kept raw only, sent again, not kept
-	Charted, Local, Absent           atomic.Uint64 // observations under a standard code, under a local code, without a value
-	Events                           atomic.Uint64 // data-quality events
+	Charted, Local, Absent           atomic.Uint64 // observations kept: under a standard code, under a local code, without a value
+	Events                           atomic.Uint64 // data-quality events kept
 	KeepAlive                        atomic.Uint64 // of Messages: those that say only that the monitor is there; they are not kept
 }
 
@@ -66,6 +68,14 @@ type Snapshot struct {
 
 func (c *Counters) snapshot() Snapshot {
 	return Snapshot{c.Messages.Load(), c.Raw.Load(), c.Repeated.Load(), c.Refused.Load(), c.Charted.Load(), c.Local.Load(), c.Absent.Load(), c.Events.Load(), c.KeepAlive.Load()}
+}
+
+// keep counts what a reading holds that has come to disk.
+func (c *Counters) keep(r *reading) {
+	c.Charted.Add(uint64(r.charted))
+	c.Local.Add(uint64(r.local))
+	c.Absent.Add(uint64(r.absent))
+	c.Events.Add(uint64(r.events))
 }
 
 // convert turns one monitor's frames into readings, in order, until frames is closed. Every frame gives one but keep-alives,
@@ -199,10 +209,7 @@ func (c *converter) convert(f *adapters.Frame, n *Counters) *reading {
 		f.Reply(say(kept)...)
 		return nil
 	}
-	n.Charted.Add(uint64(res.Charted))
-	n.Local.Add(uint64(res.Local))
-	n.Absent.Add(uint64(res.Absent))
-	n.Events.Add(uint64(len(res.Events)))
+	r.charted, r.local, r.absent, r.events = res.Charted, res.Local, res.Absent, len(res.Events)
 	r.Kind, r.Patient, r.Observed = record.Kind(res.Kind), res.Patient, res.Observed
 	r.Content.Bundle = bytes.Clone(res.Bundle)
 	r.answers = say(kept)

@@ -112,6 +112,7 @@ func (p *Pipeline) keepOne(known *resent, r *reading) error {
 	leaves, err := p.Sealer.Seal(p.Spool.Next(), r.Reading)
 	if errors.Is(err, record.ErrTooLarge) && r.Content.Bundle != nil { // the message itself matters more than its Bundle
 		r.Kind, r.Content.Bundle, r.Content.Reason = record.KindRaw, nil, err.Error()
+		r.charted, r.local, r.absent, r.events = 0, 0, 0, 0
 		leaves, err = p.Sealer.Seal(p.Spool.Next(), r.Reading)
 	}
 	if err != nil {
@@ -136,6 +137,7 @@ func (p *Pipeline) append(known *resent, r *reading, leaves []record.Leaf) error
 		if p.Health.Clear("spool-refuses", "") {
 			p.Log.Info("readings are kept again")
 		}
+		r.counters.keep(r)
 		p.answer(r, r.answers)
 	})
 	if err != nil {

@@ -335,12 +335,15 @@ func TestAMessageSentAgainIsAnsweredButKeptOnce(t *testing.T) {
 	if all, _ := b.contents(t); len(all) != 1 {
 		t.Errorf("kept %d times", len(all))
 	}
+	if n := b.pipeline.Counters(0); n.Messages != 3 || n.Repeated != 2 || n.Charted != 1 {
+		t.Errorf("one reading, sent three times, is counted as %+v", n)
+	}
 	b.stop()
 	again := start(t, dir, "ihe-pcd01", 1<<24)
 	if a := wait(t, again.send(t, heartRate("A1", 1, 72))); !strings.Contains(a, "MSA|AA|A1") {
 		t.Fatalf("answer after a restart %q", a)
 	}
-	if n := again.pipeline.Counters(0); n.Repeated != 1 || n.Messages != 1 {
+	if n := again.pipeline.Counters(0); n.Repeated != 1 || n.Messages != 1 || n.Charted != 0 {
 		t.Errorf("after a restart the message counts as new: %+v", n)
 	}
 	if a := wait(t, again.send(t, heartRate("A2", 2, 72))); !strings.Contains(a, "MSA|AA|A2") {

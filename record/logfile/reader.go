@@ -147,14 +147,15 @@ func (r *Reader) seek() error {
 	if err != nil {
 		return err
 	}
+	if _, err := r.notes.open(v, at); err != nil {
+		return err
+	}
 	if r.tree = tree; r.from < tree.Size() {
 		lost := &Missing{r.from, tree.Size(), r.leaves.why}
 		r.from = tree.Size()
-		_, err = r.notes.open(v, at)
-		return errors.Join(err, lost)
+		return lost
 	}
-	_, err = r.notes.open(v, at)
-	return err
+	return nil
 }
 
 // open goes to the beginning of segment i, or where that cannot be read behind its first mark, or on to the next segment. It gives

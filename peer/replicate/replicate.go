@@ -357,7 +357,7 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 
 // ask asks a peer for records of a box from an index on and gives each answer to take, until it says no.
 func (r *Replicator) ask(ctx context.Context, id record.BoxID, peer string, from uint64, take func(data []byte) bool) error {
-	inbox := r.Conn.NewRespInbox()
+	inbox := inbox(r.Name)
 	sub, err := r.Conn.SubscribeSync(inbox)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,4 +87,16 @@ func TestMissingRecordsAreLeftOutAndFilledInLater(t *testing.T) {
 	program(t, "verify", "--data", string(hub.dir))
 	hub.stop()
 	program(t, "fsck", "--data", string(hub.dir))
+}
+
+// A peer that never scrubs is no peer that scrubs all the time.
+func TestNoScrub(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	dir := t.TempDir()
+	s := store.New(store.Options{Dir: filepath.Join(dir, "store"), Quarantine: filepath.Join(dir, "quarantine"), Evidence: filepath.Join(dir, "evidence")})
+	defer s.Close()
+	if err := (&peer{store: s}).scrub(over, 0); err != nil {
+		t.Errorf("it began: %v", err)
+	}
 }

@@ -38,7 +38,7 @@ type runCmd struct {
 	data
 	Debug    bool          `help:"Log more."`
 	Patience time.Duration `default:"10m" help:"How long missing records may be on their way before later ones are taken without them."`
-	Scrub    time.Duration `default:"6h" help:"How often the whole store is read and verified again; what is damaged is asked of other peers."`
+	Scrub    time.Duration `default:"6h" help:"How often the whole store is read and verified again; what is damaged is asked of other peers; 0: never."`
 }
 
 // gcPercent trades processor for memory: at the usual 100 a peer takes twice what it holds, and it waits for disks and
@@ -467,8 +467,12 @@ func room(dir string) bool {
 	return errors.Join(err, f.Sync(), f.Close()) == nil
 }
 
-// scrub reads the whole store from time to time, and names what is damaged; the replicator mends it from other peers.
+// scrub reads the whole store from time to time, and names what is damaged; the replicator mends it from other peers. It does not
+// where every is no time.
 func (p *peer) scrub(ctx context.Context, every time.Duration) error {
+	if every <= 0 {
+		return nil
+	}
 	for wait := min(time.Minute, every); ; wait = every {
 		select {
 		case <-ctx.Done():

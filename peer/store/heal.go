@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/vitalgate/vitalgate/record"
@@ -97,6 +98,7 @@ func (b *Box) Gaps() []Gap {
 
 // Scrub reads the whole log, verifies each record again, and finds what is missing.
 func (b *Box) Scrub(ctx context.Context) error {
+	before := b.Gaps()
 	r := b.log.Reader(b.log.First())
 	defer r.Close()
 	verifier := b.Registration().Verifier()
@@ -106,9 +108,7 @@ func (b *Box) Scrub(ctx context.Context) error {
 		var m *logfile.Missing
 		switch {
 		case err == io.EOF:
-			b.gapMu.Lock()
-			b.gaps = found
-			b.gapMu.Unlock()
+			b.scrubbed(before, found)
 			return nil
 		case errors.As(err, &m):
 			found = append(found, Gap{m.From, m.To, m.Cause.Error()})
@@ -123,6 +123,17 @@ func (b *Box) Scrub(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// scrubbed puts what Scrub has found into the place of what was known before it began. What was noted meanwhile is newer than both.
+func (b *Box) scrubbed(before, found []Gap) {
+	b.gapMu.Lock()
+	defer b.gapMu.Unlock()
+	fresh := slices.DeleteFunc(b.gaps, func(g Gap) bool { return slices.Contains(before, g) })
+	found = slices.DeleteFunc(found, func(f Gap) bool {
+		return slices.ContainsFunc(fresh, func(g Gap) bool { return g.From < f.To && f.From < g.To })
+	})
+	b.gaps = append(found, fresh...)
 }
 
 // fetchBytes bounds what is held of the records of one Mend, where they may come in parts.

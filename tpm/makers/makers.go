@@ -31,7 +31,7 @@ var (
 // Known are the makers of hardware.
 func Known() attestation.Authorities {
 	known := parse()
-	return attestation.Authorities{Makers: known.Makers, Intermediates: known.Intermediates.Clone()}
+	return attestation.Authorities{Makers: slices.Clone(known.Makers), Intermediates: known.Intermediates.Clone()}
 }
 
 // Services are where makers give out the certificates of chips that do not keep them.

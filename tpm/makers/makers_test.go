@@ -73,3 +73,14 @@ func TestEveryIntermediateLeadsToARoot(t *testing.T) {
 
 // today is the day the certificates were collected: what the test holds does not change as they end.
 var today = time.Date(2026, 7, 1, 0, 0, 0, 0, time.UTC)
+
+// What one caller adds to the makers is not seen by another.
+func TestKnownIsTheCallersOwn(t *testing.T) {
+	a, b := Known(), Known()
+	name := a.Makers[0].Name
+	a.Makers[0].Name = "another"
+	a = Known()
+	if b.Makers[0].Name != name || a.Makers[0].Name != name {
+		t.Errorf("the makers that are known change to %s", a.Makers[0].Name)
+	}
+}

@@ -35,6 +35,15 @@ var dialects = map[string]dialect{
 	"comen":         {about: "Comen NC: HL7 2.6 without framing, 8388607 for no value, AA", ack: hl7.AA, vitals: comen},
 	"mindray-pds":   {about: "Mindray bedside (PDS): HL7 2.3.1, classes in MSH-10, no acknowledgement", keepAlive: pdsKeepAlive, hello: pdsPatient, vitals: pdsPeriodic, also: pdsAperiodic},
 	"ihe-pcd01":     {about: "any IHE PCD-01 device: HL7 2.6, full containment, CO2, AA", ack: hl7.AA, vitals: ihePCD01},
+
+	"philips-iicix":   {about: "Philips Information Center iX, IHE PCD-01: HL7 2.6, CA", ack: hl7.CA, vitals: philipsIICiX.vitals},
+	"philips-efficia": {about: "Philips Efficia CM: HL7 2.4, MDIL codes, AA", ack: hl7.AA, vitals: philipsEfficia.vitals},
+	"draeger-pcd04":   {about: "Draeger: HL7 2.6, CA; values only, its alarms (PCD-04) are not played", ack: hl7.CA, vitals: draeger.vitals},
+	"masimo-psn":      {about: "Masimo Patient SafetyNet: HL7 2.6, CA; values only, its alarms (PCD-04) are not played", ack: hl7.CA, vitals: masimo.vitals},
+	"xh80x":           {about: "XH80X, TR8: HL7 2.4, channel only for temperatures, -1 for no value, AA", ack: hl7.AA, vitals: xh80x.vitals},
+	"northern":        {about: "Northern Aquarius: HL7 2.4, a wrong number for the systolic pressure, -100 for no value, AA", ack: hl7.AA, vitals: northern.vitals},
+	"ge-vc150":        {about: "GE VC150: HL7 2.6, names without numbers or units, no bed, AA", ack: hl7.AA, vitals: geVC150.vitals},
+	"loinc":           {about: "a sender of LOINC codes: HL7 2.4, AA", ack: hl7.AA, vitals: loinc.vitals},
 }
 
 func dialectNames() []string {

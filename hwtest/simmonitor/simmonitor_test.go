@@ -187,7 +187,8 @@ func TestScenarios(t *testing.T) {
 				if found, _, why := mapping.Detect(m); found != d {
 					t.Errorf("message %d is taken for another monitor's: %s", i, why)
 				}
-				res, err := convert.Convert(m, mapping.Context{Box: "f1/gw1", Monitor: "m", Zone: time.UTC, Arrived: f.Arrived})
+				res, err := convert.Convert(m, mapping.Context{Box: "f1/gw1", Monitor: "m", Zone: time.UTC, Arrived: f.Arrived,
+					Units: mapping.Units{Pressure: "mm[Hg]", Temperature: "Cel"}})
 				if err != nil {
 					t.Fatalf("message %d: %v", i, err)
 				}
@@ -442,5 +443,22 @@ func TestReport(t *testing.T) {
 	}
 	if err := json.Unmarshal(raw, &got); err != nil || fmt.Sprint(got) != "{[{m 2 [a b] [a] {0 0}}]}" {
 		t.Fatalf("%v, %v", got, err)
+	}
+}
+
+// Every dialect that the box knows is played by a scenario.
+func TestEveryDialectIsPlayed(t *testing.T) {
+	played := map[string]bool{}
+	for _, name := range names() {
+		s, err := load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		played[s.Dialect] = true
+	}
+	for _, d := range mapping.Dialects() {
+		if !played[d.Name] {
+			t.Errorf("no scenario plays %s", d.Name)
+		}
 	}
 }

@@ -14,8 +14,10 @@ import (
 )
 
 // notBackedUp is what a peer makes again by itself: the streams are the boxes' mailboxes, which they fill again from their rings.
+// What was cosigned must never be put back: a peer that has forgotten it could cosign a second history. So the cosigner's key stays
+// behind with it, and a peer that is restored cosigns with a new one.
 func notBackedUp(d facility.Dir) map[string]bool {
-	return map[string]bool{d.Nats(): true, d.Cursors(): true, d.Lock(): true, d.Socket(): true}
+	return map[string]bool{d.Nats(): true, d.Cursors(): true, d.Lock(): true, d.Socket(): true, d.Witness(): true, d.CosignerKey(): true}
 }
 
 type backupCmd struct {
@@ -28,11 +30,11 @@ func (c *backupCmd) Run() error {
 	if _, err := d.Load(); err != nil {
 		return err
 	}
-	if err := copyPeer(string(d), c.Out, notBackedUp(d)); err != nil {
+	if err := copyPeer(d, c.Out, notBackedUp(d)); err != nil {
 		return fmt.Errorf("cannot back up %s: %w", d, err)
 	}
 	if err := report(facility.Dir(c.Out)); err != nil {
-		return fmt.Errorf("the backup in %s is not whole: %w; see vitalpeer fsck --data %s", c.Out, err, d)
+		return errors.Join(fmt.Errorf("cannot back up %s: the copy is not whole: %w; see vitalpeer fsck --data %s", d, err, d), os.RemoveAll(c.Out))
 	}
 	fmt.Printf("%s is a backup of %s. It holds the peer's keys: keep it like them.\n", c.Out, d)
 	return nil
@@ -48,13 +50,13 @@ func (c *restoreBackupCmd) Run() error {
 	if _, err := from.Load(); err != nil {
 		return fmt.Errorf("cannot restore: %w", err)
 	}
-	if err := copyPeer(string(from), string(d), nil); err != nil {
+	if err := copyPeer(from, string(d), notBackedUp(from)); err != nil {
 		return fmt.Errorf("cannot restore %s: %w", d, err)
 	}
 	if err := report(d); err != nil {
 		return fmt.Errorf("what was restored to %s is not whole: %w", d, err)
 	}
-	fmt.Printf("%s is restored. Run it: vitalpeer run --data %s\nWhat came after the backup it gets from the other peers and from the boxes. Never run it beside the peer that was backed up: they are one peer.\n", d, d)
+	fmt.Printf("%s is restored. Run it: vitalpeer run --data %s\nWhat came after the backup it gets from the other peers and from the boxes. Never run it beside the peer that was backed up: they are one peer. It cosigns with a new key.\n", d, d)
 	return nil
 }
 
@@ -82,10 +84,17 @@ func report(d facility.Dir) error {
 }
 
 // copyPeer copies a peer's folder to one that is new, whole and synced or not at all. Logs may grow meanwhile: what is copied of them
-// is a part that ends somewhere, as after a power cut.
-func copyPeer(from, to string, leaveOut map[string]bool) (err error) {
+// is a part that ends somewhere, as after a power cut. The head of the registry is copied first: one that names more entries than
+// the log has is that of a log that was cut.
+func copyPeer(d facility.Dir, to string, leaveOut map[string]bool) (err error) {
+	from, head := string(d), d.Registry().Head
 	if _, err := os.Lstat(to); err == nil {
 		return fmt.Errorf("%s exists; name a new folder", to)
+	}
+	if in, err := inside(to, from); err != nil {
+		return err
+	} else if in {
+		return fmt.Errorf("%s is inside %s; name a folder elsewhere", to, from)
 	}
 	work, err := os.MkdirTemp(filepath.Dir(filepath.Clean(to)), ".vitalpeer-")
 	if err != nil {
@@ -96,6 +105,9 @@ func copyPeer(from, to string, leaveOut map[string]bool) (err error) {
 			os.RemoveAll(work)
 		}
 	}()
+	if err := copyFile(head, filepath.Join(work, filepath.Base(head))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	err = filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // it was there when its folder was read
 			return nil
@@ -103,7 +115,7 @@ func copyPeer(from, to string, leaveOut map[string]bool) (err error) {
 		if err != nil {
 			return err
 		}
-		if leaveOut[path] {
+		if leaveOut[path] || path == head {
 			if e.IsDir() {
 				return fs.SkipDir
 			}
@@ -135,6 +147,25 @@ func copyPeer(from, to string, leaveOut map[string]bool) (err error) {
 		return err
 	}
 	return syncFolder(filepath.Dir(filepath.Clean(to)))
+}
+
+// inside says whether a path that is to be made would be below dir.
+func inside(path, dir string) (bool, error) {
+	parent, err := filepath.EvalSymlinks(filepath.Dir(filepath.Clean(path)))
+	if err != nil {
+		return false, err
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return false, err
+	}
+	if parent, err = filepath.Abs(parent); err != nil {
+		return false, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return false, err
+	}
+	name, err := filepath.Rel(dir, parent)
+	return err == nil && filepath.IsLocal(name), err
 }
 
 func copyFile(from, to string) error {

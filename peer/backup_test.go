@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,11 +32,22 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("backup says %s", out)
 	}
 	<-sent
-	if _, err := os.Stat(facility.Dir(backup).Nats()); err == nil {
-		t.Error("the streams are in the backup")
+	for _, left := range []string{facility.Dir(backup).Nats(), facility.Dir(backup).Witness(), facility.Dir(backup).CosignerKey()} {
+		if _, err := os.Stat(left); err == nil {
+			t.Errorf("%s is in the backup", left)
+		}
+	}
+	cosigner := cosignerKey(t, ward)
+	// A backup that an earlier version made holds what was cosigned: it is not put back either.
+	if err := os.WriteFile(facility.Dir(backup).CosignerKey(), cosigner, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if out, err := tryProgram("backup", "--data", string(ward.dir), "-o", backup); err == nil {
 		t.Errorf("a backup is overwritten: %s", out)
+	}
+	inside := filepath.Join(string(ward.dir), "store", "backup")
+	if out, err := tryProgram("backup", "--data", string(ward.dir), "-o", inside); err == nil || !strings.Contains(err.Error(), "is inside") {
+		t.Errorf("a backup inside what it backs up: %s %v", out, err)
 	}
 	if out, err := tryProgram("restore", backup, "--data", string(ward.dir)); err == nil {
 		t.Errorf("a peer is overwritten: %s", out)
@@ -49,8 +61,21 @@ func TestBackupAndRestore(t *testing.T) {
 		program(t, "restore", backup, "--data", string(ward.dir))
 		program(t, "verify", "--data", string(ward.dir))
 		ward.start()
+		if again := cosignerKey(t, ward); bytes.Equal(again, cosigner) {
+			t.Error("the restored peer cosigns with the key of the one that was backed up")
+		}
+		ward.until("the restored peer cosigns too", func() bool { return ward.status().Boxes[0].Cosigned == 2 })
 		ward.has(box)
 		ward.same(box)
 		hub.same(box)
 	}
+}
+
+func cosignerKey(t *testing.T, s *site) []byte {
+	t.Helper()
+	b, err := os.ReadFile(s.dir.CosignerKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -270,10 +270,10 @@ func (c *boxListCmd) Run() error {
 		switch {
 		case r.Revoked != nil && r.Revoked.Decommissioned:
 			state = fmt.Sprintf("decommissioned %s at record %d", r.Revoked.At.Format(time.DateOnly), *r.Until)
-		case r.Suspended != nil:
-			state = fmt.Sprintf("suspended %s: %s", r.Suspended.At.Format(time.DateOnly), r.Suspended.Reason)
 		case r.Revoked != nil:
 			state = fmt.Sprintf("revoked %s at record %d: %s", r.Revoked.At.Format(time.DateOnly), *r.Until, r.Revoked.Reason)
+		case r.Suspended != nil:
+			state = fmt.Sprintf("suspended %s: %s", r.Suspended.At.Format(time.DateOnly), r.Suspended.Reason)
 		}
 		fmt.Fprintf(w, "%s\t%s\tregistered %s\t%v\t%s\n", r.Box, r.Protection(), r.Registered.Format(time.DateOnly), r.Kinds, state)
 	}

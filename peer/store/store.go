@@ -217,7 +217,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 		return early, b.err
 	}
 	reg := b.Registration()
-	if reg.Suspended != nil {
+	if reg.Cut() == "suspended" { // of one that was revoked meanwhile, the records before its end are taken
 		return early, ErrSuspended
 	}
 	b.verifier.Follow(reg)

@@ -476,3 +476,33 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	b.ReportMetric(float64(16*256*b.N)/b.Elapsed().Seconds(), "records/s")
 }
+
+// A suspended box that is then revoked is no longer suspended: what it signed before its end is believed whenever it comes.
+func TestTheEndOfASuspendedBoxIsReached(t *testing.T) {
+	b := newBox(t, "f1/gw1")
+	s, box := open(t, t.TempDir(), b)
+	add(t, box, messages(t, b.Record(10)...)...)
+	behind := messages(t, b.Record(10)...)
+	until := uint64(len(b.Log))
+	r := registration(t, b)
+	r.Suspended = &registry.Suspension{At: time.Now(), Reason: "under repair"}
+	if _, err := s.Box(r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := box.Add("test", behind); !errors.Is(err, ErrSuspended) {
+		t.Errorf("records of a suspended box: %v", err)
+	}
+	ended := *r
+	ended.Until, ended.Revoked = &until, &registry.Revocation{At: time.Now(), Reason: "stolen"}
+	if _, err := s.Box(&ended); err != nil {
+		t.Fatal(err)
+	}
+	add(t, box, behind...)
+	if box.Size() != until {
+		t.Errorf("the store has %d records of a revoked box, %d are believed", box.Size(), until)
+	}
+	add(t, box, messages(t, b.Record(10)...)...)
+	if box.Size() != until {
+		t.Errorf("the store has %d records of a revoked box, only %d are believed", box.Size(), until)
+	}
+}

@@ -185,7 +185,8 @@ func TestBoard(t *testing.T) {
 		"sys/class/hwmon/hwmon0/temp1_input": "41500\n", "sys/class/hwmon/hwmon0/name": "nvme\n",
 		"sys/class/leds/status/brightness": "0\n", "sys/class/leds/status/max_brightness": "1\n", "sys/class/leds/status/trigger": "none [heartbeat] timer\n",
 		"sys/class/net/eth0/device/x": "", "sys/class/net/eth0/carrier": "1\n", "sys/class/net/eth0/speed": "100\n", "sys/class/net/eth0/duplex": "half\n",
-		"sys/class/net/eth1/device/x": "", "sys/class/net/eth1/carrier": "0\n",
+		"sys/class/net/eth1/device/x": "", "sys/class/net/eth1/carrier": "0\n", "sys/class/net/eth1/flags": "0x1003\n",
+		"sys/class/net/eth2/device/x": "", "sys/class/net/eth2/flags": "0x1002\n",
 		"sys/devices/system/edac/mc/mc0/ue_count": "3\n",
 		"proc/meminfo":                 "MemTotal:         496328 kB\nMemAvailable:     200000 kB\n",
 		"sys/class/tty/console/active": "tty0 ttyS0\n",
@@ -204,7 +205,7 @@ func TestBoard(t *testing.T) {
 		test, subject string
 		outcome       protocol.Outcome
 	}{{"temperature", "cpu-thermal", protocol.Fail}, {"temperature", "nvme", protocol.Pass}, {"led", "status", protocol.Pass}, {"network", "eth0", protocol.Fail},
-		{"network", "eth1", protocol.Fail}, {"memory", "", protocol.Fail}, {"rtc", "", protocol.NotTested}, {"watchdog", "", protocol.NotTested}, {"gpio", "", protocol.NotTested},
+		{"network", "eth1", protocol.Fail}, {"network", "eth2", protocol.NotTested}, {"memory", "", protocol.Fail}, {"rtc", "", protocol.NotTested}, {"watchdog", "", protocol.NotTested}, {"gpio", "", protocol.NotTested},
 		{"serial", "/dev/ttyS0", protocol.NotTested}} {
 		if x := of(r, c.test, c.subject); x.Outcome != c.outcome {
 			t.Errorf("%s %s: %+v", c.test, c.subject, x)

@@ -8,7 +8,10 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // testNetwork looks at each interface that is hardware, and measures the way to a sink.
@@ -18,6 +21,10 @@ func testNetwork(ctx context.Context, t *tester) {
 		n++
 		dir := filepath.Dir(dev)
 		name := filepath.Base(dir)
+		if flags, err := strconv.ParseUint(t.read(dir+"/flags"), 0, 32); err == nil && flags&unix.IFF_UP == 0 {
+			t.not(name, "Switch it on in the network settings, else the box does not use it.", "The interface is switched off, so that it shows no link.")
+			continue
+		}
 		if t.read(dir+"/carrier") != "1" {
 			t.fail(name, nil, "Plug in a cable, or try another cable and another port of the switch.", "There is no link.")
 			continue

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -141,6 +142,35 @@ func TestTheButtonMustBeHeld(t *testing.T) {
 	} {
 		if got := h.see(c.pressed, at.Add(c.after)); got != c.want {
 			t.Errorf("after %v: %v", c.after, got)
+		}
+	}
+}
+
+// A name that the line gave to a file of the first process does not make it the line's.
+func TestALinkDoesNotHandAFileOver(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	dir := t.TempDir()
+	key, config := filepath.Join(dir, "link.key"), filepath.Join(dir, "config.toml")
+	for _, path := range []string{key, config} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(key, filepath.Join(dir, "mine")); err != nil {
+		t.Fatal(err)
+	}
+	if err := hand(dir); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]uint32{key: 0, config: workUser, dir: workUser} {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uid := st.Sys().(*syscall.Stat_t).Uid; uid != want {
+			t.Errorf("%s is user %d's, not %d's", filepath.Base(path), uid, want)
 		}
 	}
 }

@@ -33,6 +33,10 @@ func mountAll() error {
 			return fmt.Errorf("cannot mount %s: %w", m.at, err)
 		}
 	}
+	// The line must not give names to files that are not its own (proc_sys_fs(5)).
+	if err := os.WriteFile("/proc/sys/fs/protected_hardlinks", []byte("1"), 0); err != nil {
+		return fmt.Errorf("cannot forbid links to files of others: %w", err)
+	}
 	if err := os.MkdirAll(stickFolder, 0o700); err != nil {
 		return err
 	}

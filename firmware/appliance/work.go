@@ -161,11 +161,19 @@ func (w *worker) run(ctx context.Context, config string) error {
 // own are the files in the box's folder that the line has no business with: the key and the claim of the label.
 var own = []string{"link.key", "claim"}
 
-// hand gives the box's folder to the line's user. What the first process has written there was its own.
+// hand gives the box's folder to the line's user. What the first process has written there was its own. A file that has another name
+// besides stays whose it is: the line may have made that name, for a file of ours.
 func hand(dir string) error {
-	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || slices.Contains(own, filepath.Base(path)) {
 			return err
+		}
+		about, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if st := about.Sys().(*syscall.Stat_t); about.Mode().IsRegular() && st.Nlink > 1 {
+			return nil
 		}
 		return os.Lchown(path, workUser, workUser)
 	})

@@ -3,14 +3,19 @@ package durable
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
 
 // WriteFile puts a whole file in place, readable by its owner alone, or leaves the old one: the new one is written beside it and
-// synced, then renamed, then the folder is synced. When it has returned nil the file is there for good.
+// synced, then renamed, then the folder is synced. When it has returned nil the file is there for good. What stands in the way of the
+// new one goes first: a link there, of somebody who may write to the folder, must not lead elsewhere.
 func WriteFile(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // O_EXCL follows no link (open(2))
 	if err != nil {
 		return err
 	}

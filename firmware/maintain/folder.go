@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/vitalgate/vitalgate/firmware/config"
+	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
 	"github.com/vitalgate/vitalgate/firmware/measured"
 	"github.com/vitalgate/vitalgate/provision/protocol"
@@ -49,7 +50,26 @@ func (d folder) make() error {
 	if st.Mode().Perm()&0o077 != 0 {
 		return fmt.Errorf("cannot use the box's folder %s: others may read it (mode %v); run: chmod 700 %s", d, st.Mode().Perm(), d)
 	}
+	if err := d.tidy(); err != nil {
+		return fmt.Errorf("cannot use the box's folder: %w", err)
+	}
 	return nil
+}
+
+// tidy removes what a power cut has left of trials and of files that were being written: there may be keys in it.
+func (d folder) tidy() error {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "trial-") || strings.HasSuffix(e.Name(), ".new") {
+			if err := os.RemoveAll(filepath.Join(string(d), e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return syncDir(string(d))
 }
 
 // identity is who the box is on the link.
@@ -70,7 +90,7 @@ func (d folder) identity() (identity, error) {
 	text, err := os.ReadFile(d.linkKey())
 	if errors.Is(err, fs.ErrNotExist) {
 		if text, err = newLinkKey(); err == nil {
-			err = write(d.linkKey(), text)
+			err = durable.WriteFile(d.linkKey(), text)
 		}
 	}
 	if err != nil {
@@ -79,7 +99,7 @@ func (d folder) identity() (identity, error) {
 	claim, err := os.ReadFile(d.claim())
 	if errors.Is(err, fs.ErrNotExist) {
 		claim = []byte(protocol.NewClaim() + "\n")
-		err = write(d.claim(), claim)
+		err = durable.WriteFile(d.claim(), claim)
 	}
 	if err != nil {
 		return identity{}, fmt.Errorf("cannot keep the claim code: %w", err)
@@ -221,21 +241,22 @@ func (d folder) withChip(ctx context.Context, source string, log *slog.Logger, u
 // keep makes p last. The configuration comes last: it makes the box owned.
 func (d folder) keep(p protocol.Provision) error {
 	if len(p.Grant) > 0 {
-		if err := write(d.grant(), p.Grant); err != nil {
+		if err := durable.WriteFile(d.grant(), p.Grant); err != nil {
 			return fmt.Errorf("cannot keep the grant: %w", err)
 		}
 	}
 	if p.Config != "" {
-		if err := write(d.config(), []byte(p.Config)); err != nil {
+		if err := durable.WriteFile(d.config(), []byte(p.Config)); err != nil {
 			return fmt.Errorf("cannot keep the configuration: %w", err)
 		}
 	}
 	return nil
 }
 
-// wipe makes the folder that of a new box. The keys go first: without them nothing of the rest is worth anything. The configuration
-// goes last, so that a reset that was cut short leaves an owned box, whose owner resets it again. A chip that does not answer holds
-// up nothing: the password of its keys is gone with the folder, and the note says so.
+// wipe makes the folder that of a new box. The keys go first: without them nothing of the rest is worth anything. Then goes the
+// configuration, and only after it what lets the owner in, his grant and the label: a reset that was cut short leaves a box that its
+// owner can reset again, or one that is nobody's. A chip that does not answer holds up nothing: the password of its keys is gone with
+// the folder, and the note says so.
 func (d folder) wipe(ctx context.Context, label bool, log *slog.Logger) (note string, err error) {
 	if _, err := os.Stat(d.tpm()); err == nil {
 		if err := tpm.Decommission(ctx, tpm.Options{Source: "auto", Dir: d.tpm(), Log: log}); err != nil {
@@ -243,33 +264,23 @@ func (d folder) wipe(ctx context.Context, label bool, log *slog.Logger) (note st
 			log.Error("reset: " + note)
 		}
 	}
-	all := []error{os.RemoveAll(d.data()), os.RemoveAll(d.grant())}
+	last := []string{d.grant()}
 	if label {
-		all = append(all, os.RemoveAll(d.linkKey()), os.RemoveAll(d.claim()))
+		last = append(last, d.linkKey(), d.claim())
 	}
-	if err := errors.Join(append(all, syncDir(string(d)))...); err != nil {
-		return note, fmt.Errorf("cannot wipe the box: %w; try again", err)
+	for _, paths := range [][]string{{d.data()}, {d.config()}, last} {
+		var failed []error
+		for _, path := range paths {
+			failed = append(failed, os.RemoveAll(path))
+		}
+		if err := errors.Join(append(failed, syncDir(string(d)))...); err != nil {
+			return note, fmt.Errorf("cannot wipe the box: %w; try again", err)
+		}
 	}
-	if err := errors.Join(os.RemoveAll(d.config()), syncDir(string(d))); err != nil {
+	if err := d.tidy(); err != nil {
 		return note, fmt.Errorf("cannot wipe the box: %w; try again", err)
 	}
 	return note, nil
-}
-
-// write puts a whole file in place or leaves what was there: write and fsync a new one, rename it, fsync the folder.
-func write(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 func syncDir(dir string) error {

@@ -42,6 +42,8 @@ type Box struct {
 	// Network changes settings of network interfaces.
 	Network   Network
 	TrialTime time.Duration // how long new network settings are tried; 0: a minute
+	// BodyTime is how long a tool may take to send the body of a request; 0: 30 seconds. Bundles have longer.
+	BodyTime time.Duration
 	// Wipe makes what this room does not know of the box new: the chip, the encrypted disk. It is called after the folder was
 	// wiped; it may restart the box.
 	Wipe func(ctx context.Context) error
@@ -81,6 +83,7 @@ func Open(b Box) (*Server, error) {
 		return nil, errors.New("cannot open the provisioning link: no work for the box to do was given")
 	}
 	b.TrialTime = cmp.Or(b.TrialTime, time.Minute)
+	b.BodyTime = cmp.Or(b.BodyTime, 30*time.Second)
 	s := &Server{box: b, folder: folder(b.Dir), tries: newTries(time.Now)}
 	s.work = newWork(func(ctx context.Context) error { return b.Work(ctx, s.folder.config()) }, b.Log)
 	if err := s.folder.make(); err != nil {

@@ -33,12 +33,12 @@ func (s *Server) getNetwork(http.ResponseWriter, *http.Request) (any, error) {
 
 var errNetwork = errors.New("cannot see to the network settings: they are the operating system's here; change them there")
 
-func (s *Server) putNetwork(_ http.ResponseWriter, req *http.Request) (any, error) {
+func (s *Server) putNetwork(w http.ResponseWriter, req *http.Request) (any, error) {
 	if s.box.Network == nil {
 		return nil, errNetwork
 	}
 	var n protocol.Network
-	if err := read(req, &n); err != nil {
+	if err := read(w, req, &n); err != nil {
 		return nil, err
 	}
 	if err := checkNetwork(n); err != nil {
@@ -84,12 +84,12 @@ func (s *Server) back(ctx context.Context, token string, old protocol.Network) {
 	s.box.Log.Warn("the network settings that were tried are gone, those of before are back")
 }
 
-func (s *Server) postKeep(_ http.ResponseWriter, req *http.Request) (any, error) {
+func (s *Server) postKeep(w http.ResponseWriter, req *http.Request) (any, error) {
 	if s.box.Network == nil {
 		return nil, errNetwork
 	}
 	var k protocol.Keep
-	if err := read(req, &k); err != nil {
+	if err := read(w, req, &k); err != nil {
 		return nil, err
 	}
 	s.trial.mu.Lock()

@@ -35,6 +35,9 @@ const (
 	mostBundle = 256 << 20
 )
 
+// updateTime is how long a tool that was let in may take to send a bundle, and the box to write it.
+const updateTime = time.Hour
+
 // route is one operation: who may call it stands here, in one place.
 type route struct {
 	method, path string
@@ -84,7 +87,12 @@ func (s *Server) serve(ctx context.Context) error {
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
 		answerWith(w, nil, refuse(http.StatusNotFound, "cannot answer %s %s: this box speaks version %d of the protocol", req.Method, req.URL.Path, protocol.Version))
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 13,
+	// Whoever calls must send the whole of what he has to say in time, let in or not: connections are few (limit.go).
+	timely := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.box.BodyTime))
+		mux.ServeHTTP(w, req)
+	})
+	server := &http.Server{Handler: timely, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 13,
 		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: log.New(io.Discard, "", 0)}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
@@ -179,8 +187,9 @@ func answerWith(w http.ResponseWriter, v any, err error) {
 	json.NewEncoder(w).Encode(v)
 }
 
-func read(req *http.Request, v any) error {
+func read(w http.ResponseWriter, req *http.Request, v any) error {
 	b, err := io.ReadAll(io.LimitReader(req.Body, mostJSON+1))
+	http.NewResponseController(w).SetReadDeadline(time.Time{}) // the rest may take its time; net/http would end it at the deadline
 	if err != nil {
 		return refuse(http.StatusBadRequest, "cannot read what you sent: %w", err)
 	}
@@ -242,9 +251,9 @@ func interfaces() []protocol.Interface {
 	return all
 }
 
-func (s *Server) postRequest(_ http.ResponseWriter, req *http.Request) (any, error) {
+func (s *Server) postRequest(w http.ResponseWriter, req *http.Request) (any, error) {
 	var ask protocol.Ask
-	if err := read(req, &ask); err != nil {
+	if err := read(w, req, &ask); err != nil {
 		return nil, err
 	}
 	id, err := record.ParseBoxID(ask.Box)
@@ -262,9 +271,9 @@ func (s *Server) postRequest(_ http.ResponseWriter, req *http.Request) (any, err
 }
 
 // postChallenge answers the facility's question about the TPM of the box, between its request and its grant.
-func (s *Server) postChallenge(_ http.ResponseWriter, req *http.Request) (any, error) {
+func (s *Server) postChallenge(w http.ResponseWriter, req *http.Request) (any, error) {
 	var q attestation.Question
-	if err := read(req, &q); err != nil {
+	if err := read(w, req, &q); err != nil {
 		return nil, err
 	}
 	return s.answer(req.Context(), q)
@@ -292,9 +301,9 @@ func (s *Server) tpmSource() string {
 	return "auto"
 }
 
-func (s *Server) putProvision(_ http.ResponseWriter, req *http.Request) (any, error) {
+func (s *Server) putProvision(w http.ResponseWriter, req *http.Request) (any, error) {
 	var p protocol.Provision
-	if err := read(req, &p); err != nil {
+	if err := read(w, req, &p); err != nil {
 		return nil, err
 	}
 	if err := s.provision(req.Context(), p); err != nil {
@@ -363,12 +372,12 @@ func (s *Server) page(ctx context.Context, cfg *config.Config) (json.RawMessage,
 	return b, err
 }
 
-func (s *Server) postTest(_ http.ResponseWriter, req *http.Request) (any, error) {
+func (s *Server) postTest(w http.ResponseWriter, req *http.Request) (any, error) {
 	if s.box.Test == nil {
 		return nil, errors.New("cannot test the hardware: this system has no test for it")
 	}
 	var o protocol.TestOptions
-	if err := read(req, &o); err != nil {
+	if err := read(w, req, &o); err != nil {
 		return nil, err
 	}
 	var report []byte
@@ -387,6 +396,7 @@ func (s *Server) putUpdate(w http.ResponseWriter, req *http.Request) (any, error
 	out := json.NewEncoder(w)
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Now().Add(updateTime))
 	say := func(p protocol.Progress) {
 		out.Encode(p)
 		control.Flush()
@@ -402,9 +412,9 @@ func (s *Server) putUpdate(w http.ResponseWriter, req *http.Request) (any, error
 	return nil, nil
 }
 
-func (s *Server) postReset(_ http.ResponseWriter, req *http.Request) (any, error) {
+func (s *Server) postReset(w http.ResponseWriter, req *http.Request) (any, error) {
 	var r protocol.Reset
-	if err := read(req, &r); err != nil {
+	if err := read(w, req, &r); err != nil {
 		return nil, err
 	}
 	done, err := s.reset(req.Context(), r)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 	"github.com/vitalgate/vitalgate/record"
@@ -37,7 +38,7 @@ func (s *Server) Stick(ctx context.Context, mount string) (did string, err error
 	if err := os.MkdirAll(string(own), 0o755); err != nil {
 		return "", fmt.Errorf("cannot write to the stick: %w", err)
 	}
-	if err := write(own.Label(), []byte(l.String()+"\n")); err != nil {
+	if err := durable.WriteFile(own.Label(), []byte(l.String()+"\n")); err != nil {
 		return "", fmt.Errorf("cannot write to the stick: %w", err)
 	}
 	did, err = s.serveStick(ctx, stick, own)
@@ -46,7 +47,7 @@ func (s *Server) Stick(ctx context.Context, mount string) (did string, err error
 		result = err.Error()
 	}
 	s.box.Log.Info("a stick was here", "did", result)
-	return did, errors.Join(err, write(own.Result(), fmt.Appendf(nil, "%s %s\n", time.Now().UTC().Format(time.RFC3339), result)))
+	return did, errors.Join(err, durable.WriteFile(own.Result(), fmt.Appendf(nil, "%s %s\n", time.Now().UTC().Format(time.RFC3339), result)))
 }
 
 func (s *Server) serveStick(ctx context.Context, stick protocol.Stick, own protocol.StickBox) (string, error) {
@@ -106,7 +107,7 @@ func (s *Server) serveStick(ctx context.Context, stick protocol.Stick, own proto
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(write(own.Box(), []byte(id.String()+"\n")), write(own.Request(), append(text, '\n'))); err != nil {
+	if err := errors.Join(durable.WriteFile(own.Box(), []byte(id.String()+"\n")), durable.WriteFile(own.Request(), append(text, '\n'))); err != nil {
 		return "", fmt.Errorf("cannot write to the stick: %w", err)
 	}
 	if next {
@@ -131,7 +132,7 @@ func (s *Server) answerStick(ctx context.Context, text []byte, own protocol.Stic
 	if err != nil {
 		return "", err
 	}
-	if err := write(own.Answer(), append(out, '\n')); err != nil {
+	if err := durable.WriteFile(own.Answer(), append(out, '\n')); err != nil {
 		return "", fmt.Errorf("cannot write to the stick: %w", err)
 	}
 	return "the box answered what the facility asks about its TPM", nil

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/record"
 )
 
@@ -113,30 +114,10 @@ func (r *resent) rotate() error {
 	for _, k := range r.keys {
 		fmt.Fprintf(&b, "%s %x %s %d\n", k.from.wall.Format(time.RFC3339), k.secret, cmp.Or(k.from.boot, "-"), int64(k.from.up/time.Second))
 	}
-	if err := writeFile(r.path, b.String()); err != nil {
+	if err := durable.WriteFile(r.path, []byte(b.String())); err != nil {
 		return fmt.Errorf("cannot keep the keys for messages sent again: %w; check the data folder's disk", err)
 	}
 	return nil
-}
-
-// writeFile replaces the file at path and returns when it is on disk.
-func writeFile(path, text string) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // digest of a message of a monitor about a patient under the key in use, and whether it has been here before.

@@ -162,3 +162,20 @@ func TestDeviceInFailureModeSaysWhatToDo(t *testing.T) {
 	l.bent(nil)
 	signs(t, x.Data())
 }
+
+// The first process holds the vault for as long as the box runs: one bad answer must not be its end.
+func TestVaultIsOpenedAgain(t *testing.T) {
+	l := newLine(t)
+	v, err := tpm.OpenVault(t.Context(), l.path)
+	must(t, err)
+	defer v.Close()
+	must(t, v.RaiseRollback(t.Context(), 3))
+	l.bent(func([]byte) []byte { return []byte{0x80, 1, 0, 0, 0, 9, 0, 0, 0, 0} }) // 10 bytes that say they are 9
+	if _, err := v.Rollback(t.Context()); err == nil || !strings.Contains(err.Error(), "no TPM 2.0 response") {
+		t.Fatalf("nonsense is taken for an answer: %v", err)
+	}
+	l.bent(nil)
+	if index, err := v.Rollback(t.Context()); err != nil || index != 3 {
+		t.Errorf("afterwards the rollback index is %d: %v", index, err)
+	}
+}

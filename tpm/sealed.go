@@ -20,17 +20,27 @@ const rollbackHandle = tpm2.TPMHandle(0x01800101)
 // Vault is the TPM as the first process of a box needs it, before there is a disk: it keeps the key of the disk, and the
 // lowest release that may run. Its methods may be called concurrently.
 type Vault struct {
-	mu  sync.Mutex
-	bus *bus
+	device string
+	mu     sync.Mutex
+	bus    *bus
 }
 
 // OpenVault opens the TPM device, such as "/dev/tpmrm0".
 func OpenVault(ctx context.Context, device string) (*Vault, error) {
-	l, err := openDevice(ctx, device)
-	if err != nil {
+	v := &Vault{device: device}
+	if err := v.dial(ctx); err != nil {
 		return nil, err
 	}
-	return &Vault{bus: &bus{ctx: ctx, link: l, patience: devicePatience}}, nil
+	return v, nil
+}
+
+func (v *Vault) dial(ctx context.Context) error {
+	l, err := openDevice(ctx, v.device)
+	if err != nil {
+		return err
+	}
+	v.bus = &bus{ctx: ctx, link: l, patience: devicePatience}
+	return nil
 }
 
 // Close lets go of the device.
@@ -43,6 +53,13 @@ func (v *Vault) Close() error {
 func (v *Vault) do(ctx context.Context, what string, f func(transport.TPM) error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.bus.broken != nil { // the one before did not end in order; the chip may be well again
+		old := v.bus.link
+		if err := v.dial(ctx); err != nil {
+			return fmt.Errorf("cannot %s: %w", what, err)
+		}
+		old.close()
+	}
 	v.bus.ctx = ctx
 	if err := f(v.bus); err != nil {
 		if v.bus.broken != nil {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +46,7 @@ type box struct {
 	updater *update.Updater
 	server  *maintain.Server
 	firm    *attestation.Firmware
-	trial   bool
+	trial   atomic.Bool   // written by judge, read for tools
 	ended   chan struct{} // closed when the line has ended; nil while there is none
 	again   chan string   // why the box is to restart
 }
@@ -111,7 +112,7 @@ func (b *box) run(ctx context.Context) string {
 	if l := lamp.Find("/"); l != nil {
 		go l.Run(ctx, b.server.State)
 	}
-	if b.trial {
+	if b.trial.Load() {
 		go b.judge(ctx)
 	}
 	return <-b.again
@@ -241,7 +242,7 @@ func (b *box) ready(ctx context.Context) (again string, err error) {
 	if restart {
 		return "a release is to be tried again", nil
 	}
-	b.trial = trial
+	b.trial.Store(trial)
 	b.clock = &clock{path: filepath.Join(dataFolder, "clock.json"), log: b.log, chip: func(ctx context.Context) (chipClock, error) {
 		resets, ms, err := b.vault.Clock(ctx)
 		return chipClock{resets, ms}, err
@@ -281,7 +282,7 @@ func (b *box) system() map[string]string {
 	if s, err := b.slots.Current(); err == nil {
 		facts["slot"] = string(s)
 	}
-	if b.trial {
+	if b.trial.Load() {
 		facts["update"] = "this release is on trial until a reading comes through"
 	} else if t, err := b.updater.Trial(); err == nil && t.Version != "" {
 		facts["update"] = "release " + t.Version + ": " + t.Outcome

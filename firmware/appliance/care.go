@@ -1,7 +1,6 @@
 package appliance
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,10 +40,14 @@ func (b *box) judge(ctx context.Context) {
 		switch {
 		case through || unowned:
 			if err := b.updater.Commit(ctx); err != nil {
-				b.log.Error("the release cannot be kept", "error", err.Error())
+				b.log.Error("the release cannot be kept; it is tried again", "error", err.Error())
+				select { // each try writes boot entries
+				case <-ctx.Done():
+				case <-time.After(time.Minute):
+				}
 				continue
 			}
-			b.trial = false
+			b.trial.Store(false)
 			return
 		case failed >= mostFailures:
 			why = fmt.Sprintf("the line from monitor to network ended %d times", failed)
@@ -107,8 +110,7 @@ func (b *box) stick(ctx context.Context, device string) {
 
 // updateFromStick leaves a bundle alone that was tried before: the stick may stay plugged in.
 func (b *box) updateFromStick(ctx context.Context, f *os.File) error {
-	var head bytes.Buffer
-	bundle, err := release.OpenBundle(io.TeeReader(f, &head), b.updater.Key)
+	bundle, err := release.OpenBundle(f, b.updater.Key)
 	if err != nil {
 		return err
 	}
@@ -126,9 +128,8 @@ func (b *box) updateFromStick(ctx context.Context, f *os.File) error {
 	return b.update(ctx, f, func(string) {})
 }
 
-// wipe is maintain's Wipe: the disk loses its sealed key, the TPM forgets how to open it and the
-// identity. What is carried over
-// to the new data is the label, because it is stuck to the box.
+// wipe is maintain's Wipe: the disk loses its sealed key, the TPM forgets how to open it and the identity. What is carried over to
+// the new data is the label, because it is stuck to the box. A TPM that does not answer is found out before anything is lost.
 func (b *box) wipe(ctx context.Context) error {
 	label := map[string][]byte{}
 	for _, name := range own {
@@ -138,10 +139,14 @@ func (b *box) wipe(ctx context.Context) error {
 		}
 		label[name] = text
 	}
+	lowest, err := b.vault.Rollback(ctx)
+	if err != nil {
+		return err
+	}
 	if err := b.data.wipe(); err != nil {
 		return err
 	}
-	if err := b.clear(ctx); err != nil {
+	if err := b.clear(ctx, lowest); err != nil {
 		return err
 	}
 	if err := b.data.renew(ctx, b.vault, b.firm, label); err != nil {
@@ -153,11 +158,7 @@ func (b *box) wipe(ctx context.Context) error {
 }
 
 // clear ends everything that the TPM was asked to keep, but for the rollback index, which outlives a reset.
-func (b *box) clear(ctx context.Context) error {
-	lowest, err := b.vault.Rollback(ctx)
-	if err != nil {
-		return err
-	}
+func (b *box) clear(ctx context.Context, lowest uint64) error {
 	if err := b.vault.Clear(ctx); err != nil {
 		return err
 	}
@@ -206,10 +207,14 @@ func (b *box) locked(ctx context.Context, plug *hotplug, why error) string {
 
 // beginAnew resets a box whose data cannot be opened.
 func (b *box) beginAnew(ctx context.Context) error {
+	lowest, err := b.vault.Rollback(ctx)
+	if err != nil {
+		return err
+	}
 	if err := (&store{device: b.drive.parts["vitalgate-data"]}).wipe(); err != nil {
 		return err
 	}
-	if err := b.clear(ctx); err != nil {
+	if err := b.clear(ctx, lowest); err != nil {
 		return err
 	}
 	b.log.Warn("the box was wiped")

@@ -83,9 +83,6 @@ type Updater struct {
 // errBusy tells that one update is under way.
 var errBusy = errors.New("cannot update: another update is under way")
 
-// ErrSame marks a bundle of the release that runs, or that was given up: there is nothing to do.
-var ErrSame = errors.New("nothing to do")
-
 // Take checks the bundle, writes it to the other slot and has it tried at the next start, which is the caller's to make. Nothing is
 // written before signature, board and rollback index are good, and the slot can be started only when all of it is there: its
 // first sector comes last.

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -99,21 +98,13 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 		board.Set(health.Condition{Code: "no-hardware-tpm", Sentence: "The signing key is held by: " + chip.Label() + "."})
 	}
 
-	sp, err := spool.Open(dirs.log, spool.Options{Quota: int64(cfg.Spool.Quota), SegmentBytes: int64(cfg.Spool.Segment), Log: log})
+	sp, err := spool.Open(dirs.log, spool.Options{Quota: int64(cfg.Spool.Quota), SegmentBytes: int64(cfg.Spool.Segment),
+		Begun: filepath.Join(dirs.root, "log-begun"), Log: log})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, sp.Close()) }()
 
-	gone, err := logGone(dirs.root, sp.Next())
-	if err != nil {
-		return err
-	}
-	if gone {
-		if err := sp.SetRolledBack("the log of this box is gone, though it had begun"); err != nil {
-			log.Error("cannot note that the log is gone", "error", err)
-		}
-	}
 	if cfg.Network.Grant == "" {
 		return errors.New("cannot run without a grant, because nobody could read the records: set network.grant to the file that the facility gave for this box (vitalgate request writes what it needs)")
 	}
@@ -265,21 +256,6 @@ func openMonitors(cfg *config.Config, box record.BoxID, log *slog.Logger) ([]pip
 			Units: mapping.Units{Pressure: m.Pressure, Temperature: m.Temperature, Length: m.Length, Mass: m.Mass}}})
 	}
 	return all, nil
-}
-
-// logGone says whether the log begins anew where there was one: under the same key that is a second history, which every peer
-// refuses.
-func logGone(root string, next uint64) (bool, error) {
-	mark := filepath.Join(root, "log-begun")
-	_, err := os.Stat(mark)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err == nil && next == 0, err
-	}
-	f, err := os.OpenFile(mark, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return false, fmt.Errorf("cannot begin the log: %w", err)
-	}
-	return false, errors.Join(f.Sync(), f.Close())
 }
 
 // data is the box's folder: every file on disk is below one of these.

@@ -82,3 +82,42 @@ func (s *Spool) loadRolledBack() error {
 	}
 	return nil
 }
+
+// checkBegun says that the log is gone if there was one. A box that has signed nothing is new, however often it was started.
+func (s *Spool) checkBegun() error {
+	if s.opts.Begun == "" {
+		s.begun = true
+		return nil
+	}
+	_, err := os.Stat(s.opts.Begun)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot tell whether the log has begun: %w", err)
+	}
+	s.begun = true
+	if s.next > 0 {
+		return nil
+	}
+	if err := s.SetRolledBack("the log of this box is gone, though it had begun"); err != nil {
+		s.warn("cannot note that the log is gone", "error", err)
+	}
+	return nil
+}
+
+// begin makes the file Begun, before the first checkpoint is on disk and so before anything can be published.
+func (s *Spool) begin() error {
+	if s.begun {
+		return nil
+	}
+	f, err := s.disk.Create(s.opts.Begun)
+	if err == nil {
+		err = errors.Join(f.Close(), s.disk.SyncDir(filepath.Dir(s.opts.Begun)))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot note that the log begins: %w", err)
+	}
+	s.begun = true
+	return nil
+}

@@ -38,8 +38,11 @@ var ErrClosed = errors.New("the spool is closed")
 type Options struct {
 	Quota        int64 // bytes of the log on disk; 0 is 8 GiB
 	SegmentBytes int64 // of one file of the log; 0 is what package logfile chooses
-	Log          *slog.Logger
-	Disk         *logfile.Disk // nil is logfile.SystemDisk
+	// Begun is a file, outside the log's folder, that is there from the first signature on: a log that is missing then was lost,
+	// and one that begins anew under the same key would be a second history. "" is none.
+	Begun string
+	Log   *slog.Logger
+	Disk  *logfile.Disk // nil is logfile.SystemDisk
 }
 
 // maxQueued bounds the bytes that wait for the disk; Append blocks beyond it.
@@ -79,6 +82,7 @@ type Spool struct {
 	fsyncs     [512]time.Duration // the latest
 	nfsyncs    uint64
 
+	begun       bool          // the file Begun is there; the signer's
 	cramped     bool          // drop failed; under commitMu
 	lean        bool          // the reserve is in use: only checkpoints are taken; under commitMu
 	leanTried   time.Time     // when it was last tried to make the reserve again; under commitMu
@@ -120,6 +124,10 @@ func Open(dir string, o Options) (*Spool, error) {
 	if err := errors.Join(s.loadRolledBack(), s.loadCursors()); err != nil {
 		log.Close()
 		return nil, fmt.Errorf("cannot open the spool: %w; check the disk and the owner of its files", err)
+	}
+	if err := s.checkBegun(); err != nil {
+		log.Close()
+		return nil, err
 	}
 	found := log.Found()
 	if n := found.Torn; n > 0 {
@@ -265,6 +273,9 @@ func final(err error) error {
 // and returns after the fsync. Then the records that it covers can be read and published. After an error that is neither
 // ErrDisk nor ErrClosed it may be tried again.
 func (s *Spool) AddCheckpoint(sc record.SignedCheckpoint, c record.Checkpoint) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
 	return s.commit(sc, c)
 }
 

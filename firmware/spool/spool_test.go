@@ -615,6 +615,49 @@ func TestLostCheckpointAloneIsSignedAgain(t *testing.T) {
 	wantRun(t, again.read(t, 0), 0, 50)
 }
 
+// A log that is missing was lost if something of it had been signed; before that the box is new, however often it was started.
+func TestALogThatHadBegunIsMissed(t *testing.T) {
+	root := t.TempDir()
+	dir, begun := filepath.Join(root, "log"), filepath.Join(root, "log-begun")
+	lose := func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for start := range 3 {
+		b := open(t, dir, Options{Begun: begun})
+		if why := b.RolledBack(); why != "" {
+			t.Fatalf("start %d of a new box: set back: %s", start, why)
+		}
+		switch start {
+		case 1: // kept, never signed, and lost
+			b.run(t)
+			b.keep(t, 1)
+		case 2:
+			b.run(t)
+			b.keep(t, 1)
+			b.sign(t)
+		}
+		b.Close()
+		if start == 1 {
+			lose()
+		}
+	}
+	b := open(t, dir, Options{Begun: begun})
+	if why := b.RolledBack(); why != "" || b.Next() != 1 {
+		t.Fatalf("the log is there, at %d: set back: %s", b.Next(), why)
+	}
+	b.Close()
+	lose()
+	for range 2 {
+		b := open(t, dir, Options{Begun: begun})
+		if why := b.RolledBack(); !strings.Contains(why, "gone") {
+			t.Fatalf("the log is lost: set back: %q", why)
+		}
+		b.Close()
+	}
+}
+
 // A cursor's file that is torn in its newest write gives the one before.
 func TestTornCursorGivesTheOneBefore(t *testing.T) {
 	dir := t.TempDir()

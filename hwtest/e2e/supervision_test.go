@@ -4,9 +4,13 @@ package e2e_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -90,6 +94,61 @@ func TestStartAndStop(t *testing.T) {
 	}
 	if out, err := h.Run(ctx, "vitalgate", "fsck", h.Data("gw1/data")); err != nil {
 		t.Errorf("the log is not in order: %s, %v", out, err)
+	}
+}
+
+// TestABoxThatWasStartedTooEarly: a start before the grant is there, or with a grant that is another box's, is refused and leaves
+// nothing behind; with its own grant the box publishes.
+func TestABoxThatWasStartedTooEarly(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	addr := hospital.FreeAddr()
+	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: t.TempDir(), TPM: "software", Monitors: monitorAt("bed-1", addr)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Stop() })
+	path := filepath.Join(h.Data("gw1"), "gw1.grant.json")
+	grant, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if out, err := h.Run(ctx, "vitalgate", "run", "-c", h.ConfigPath()); err == nil {
+			t.Fatalf("it runs without a grant: %s", out)
+		}
+		if err := os.WriteFile(path, bytes.ReplaceAll(grant, []byte(hospital.Box), []byte("f1/gw2")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(path, grant, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	first(t, addr)
+	var r struct {
+		Spool      struct{ Next, Depth uint64 }
+		Conditions []struct{ Code, Sentence string }
+	}
+	if err := h.Wait(ctx, 120*time.Second, "the ward has the reading", func() bool {
+		resp, err := http.Get("http://" + h.Status + "/status")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		return json.NewDecoder(resp.Body).Decode(&r) == nil && r.Spool.Next > 0 && r.Spool.Depth == 0
+	}); err != nil {
+		t.Fatalf("%v\nthe box says %+v", err, r)
+	}
+	for _, c := range r.Conditions {
+		if c.Code == "log-rolled-back" {
+			t.Fatalf("the box says %+v", r)
+		}
 	}
 }
 

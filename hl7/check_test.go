@@ -63,27 +63,47 @@ func checkMessage(t *testing.T, m *Message) {
 	}
 }
 
-// appendField puts a field together from its smallest parts.
+// appendField puts a field together from its smallest parts. What the numbers 1, 2, 3 … name must be what comes along one by one;
+// each number is looked for from the start, so only the first are asked for.
 func appendField(dst []byte, f Value, d Delimiters) []byte {
-	for r := 1; r <= f.Reps(); r++ {
-		if r > 1 {
+	same := func(n int, byNumber func(int) Value, v Value) {
+		if n <= 40 && !bytes.Equal(byNumber(n).Raw(), v.Raw()) {
+			panic("a part is not the one of its number")
+		}
+	}
+	reps := 0
+	for r, rep := range f.Repetitions() {
+		if reps = r; r > 1 {
 			dst = append(dst, d.Repetition)
 		}
-		for c := 1; c <= f.Rep(r).Comps(); c++ {
-			if c > 1 {
+		same(r, f.Rep, rep)
+		comps := 0
+		for c, comp := range rep.Components() {
+			if comps = c; c > 1 {
 				dst = append(dst, d.Component)
 			}
-			comp := f.Rep(r).Comp(c)
-			for s := 1; s <= comp.Subs(); s++ {
-				if s > 1 {
+			same(c, rep.Comp, comp)
+			subs := 0
+			for s, sub := range comp.Subcomponents() {
+				if subs = s; s > 1 {
 					dst = append(dst, d.Subcomponent)
 				}
-				dst = append(dst, comp.Sub(s).Raw()...)
-				if !utf8.ValidString(comp.Sub(s).String()) {
+				same(s, comp.Sub, sub)
+				dst = append(dst, sub.Raw()...)
+				if !utf8.ValidString(sub.String()) {
 					panic("text is not UTF-8")
 				}
 			}
+			if subs != comp.Subs() {
+				panic("the subcomponents are counted wrongly")
+			}
 		}
+		if comps != rep.Comps() {
+			panic("the components are counted wrongly")
+		}
+	}
+	if reps != f.Reps() {
+		panic("the repetitions are counted wrongly")
 	}
 	return dst
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -353,13 +354,16 @@ func TestHostileMonitors(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	go func() { // what the box answers; a line that nobody reads fills
+	drain := func(line *pty.Pair) { // what the box answers; a line that nobody reads fills
 		for standing.Err() == nil {
-			if _, err := io.Copy(io.Discard, line); err != nil {
+			if _, err := io.Copy(io.Discard, line); errors.Is(err, os.ErrClosed) {
+				return
+			} else if err != nil {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}
-	}()
+	}
+	go drain(line)
 	phase("noise on the serial line", func(end time.Time) {
 		for junk := make([]byte, 512); time.Now().Before(end); {
 			rand.Read(junk)
@@ -376,7 +380,7 @@ func TestHostileMonitors(t *testing.T) {
 			t.Fatal(err)
 		}
 		line = again
-		go io.Copy(io.Discard, again)
+		go drain(again)
 	})
 	charted("a message is charted when the line is back")
 	phase("a port that another program has", func(end time.Time) {

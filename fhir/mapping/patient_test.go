@@ -2,6 +2,7 @@ package mapping_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -209,5 +210,43 @@ func TestBeds(t *testing.T) {
 	}
 	if bytes.Contains(r.Bundle, []byte(`"resourceType":"Location"`)) || !told {
 		t.Errorf("a device of two beds stands at one, or nobody is told: %s %v", r.Bundle, r.Events)
+	}
+}
+
+// A number that nobody answers for is one person's only at its own monitor, and under the same name.
+func TestPractitionersNumberedByNobody(t *testing.T) {
+	const message = header + "OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||F|||||"
+	id := func(who, box, monitor string) string {
+		at := context()
+		at.Box, at.Monitor = box, monitor
+		var b struct {
+			Entry []struct {
+				FullURL  string
+				Resource struct{ ResourceType string }
+			}
+		}
+		if err := json.Unmarshal(convert(t, "ihe-pcd01", message+who+"\n", at).Bundle, &b); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range b.Entry {
+			if e.Resource.ResourceType == "Practitioner" {
+				return e.FullURL
+			}
+		}
+		t.Fatalf("there is no practitioner of %s", who)
+		return ""
+	}
+	here := id("7^Koch", "f1/gw1", "bed1")
+	if again := id("7^Koch", "f1/gw1", "bed1"); again != here {
+		t.Errorf("the same one is %s, and then %s", here, again)
+	}
+	for _, other := range []string{id("7^Virchow", "f1/gw1", "bed1"), id("7^Koch", "f1/gw2", "bed1"), id("7^Koch", "f1/gw1", "bed2")} {
+		if other == here {
+			t.Errorf("two people are %s", here)
+		}
+	}
+	const numbered = "7^Koch^^^^^^^HOSP&1.2.3&ISO"
+	if a, b := id(numbered, "f1/gw1", "bed1"), id(numbered, "f1/gw2", "bed2"); a != b {
+		t.Errorf("the number of an authority is %s at one box, %s at another", a, b)
 	}
 }

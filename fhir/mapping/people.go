@@ -90,6 +90,8 @@ func (c *Converter) practitioner(s hl7.Segment, field int, v hl7.Value) string {
 		p.Name = c.names[first:len(c.names):len(c.names)]
 	}
 	switch {
+	case len(p.Identifier) > 0 && p.Identifier[0].System == "" && p.Identifier[0].Assigner == "": // another ward gives out the same number
+		p.ID = c.uuid("practitioner of monitor", c.at.Box, c.at.Monitor, string(v.Raw()))
 	case len(p.Identifier) > 0:
 		id := &p.Identifier[0]
 		p.ID = c.uuid("practitioner", id.System, id.Assigner, id.TypeCode, id.Value)

@@ -41,13 +41,11 @@ func (c readersCmd) Run() error {
 	return nil
 }
 
-// followReaders gives the line a new set of readers when the box has taken one.
-func followReaders(ctx context.Context, grant string, box record.BoxID, dir string, line *pipeline.Pipeline, log *slog.Logger) error {
+// followReaders gives the line a new set of readers when the box has taken another than that of the number it began with.
+func followReaders(ctx context.Context, grant string, box record.BoxID, dir string, number uint64, give func(context.Context, pipeline.Readers), log *slog.Logger) error {
 	const every = 2 * time.Second
 	var seen time.Time
-	if st, err := os.Stat(enrol.ReadersFile(dir)); err == nil {
-		seen = st.ModTime()
-	}
+	said := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -58,18 +56,24 @@ func followReaders(ctx context.Context, grant string, box record.BoxID, dir stri
 		if err != nil || st.ModTime().Equal(seen) {
 			continue
 		}
-		seen = st.ModTime()
 		set, err := enrol.Readers(grant, box, dir)
-		if err != nil {
-			log.Error("cannot take the new readers; sealing goes on for those before", "error", err)
+		var network, patient []record.ReaderKey
+		if err == nil {
+			network, patient, err = set.Readers.Keys()
+		}
+		if err != nil { // it is tried again, and said once
+			if err.Error() != said {
+				log.Error("cannot take the new readers; sealing goes on for those before", "error", err)
+			}
+			said = err.Error()
 			continue
 		}
-		network, patient, err := set.Readers.Keys()
-		if err != nil {
-			log.Error("cannot take the new readers; sealing goes on for those before", "error", err)
+		seen, said = st.ModTime(), ""
+		if set.Number == number {
 			continue
 		}
-		line.SetReaders(ctx, pipeline.Readers{Network: network, Patient: patient, PerRecord: set.PerRecord})
+		number = set.Number
+		give(ctx, pipeline.Readers{Network: network, Patient: patient, PerRecord: set.PerRecord})
 		log.Info("sealing for a new set of readers", "number", set.Number)
 	}
 }

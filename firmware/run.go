@@ -157,7 +157,9 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 		return line.Run(gctx)
 	})
 	g.Go(func() error { return up.Run(lctx) })
-	g.Go(func() error { return followReaders(gctx, cfg.Network.Grant, box, dirs.root, line, log) })
+	g.Go(func() error {
+		return followReaders(gctx, cfg.Network.Grant, box, dirs.root, readers.Number, line.SetReaders, log)
+	})
 	err = g.Wait()
 	log.Info("stopped", "next", sp.Next(), "signed", sp.Stats().Signed)
 	return err

@@ -117,3 +117,11 @@ func (p proven) attested(d facility.Dir, r *enrolment.Request) (*registry.Attest
 	return &registry.Attested{Class: string(v.Chip.Class), Maker: v.Chip.Maker, Manufacturer: v.Chip.Manufacturer, Model: v.Chip.Model, Version: v.Chip.Version,
 		LAK: v.LAK, Policy: hex.EncodeToString(v.Policy), Firmware: v.Firmware}, v.Fingerprint, nil
 }
+
+// spent closes the question that the answer was to, once the decision stands.
+func (p proven) spent(d facility.Dir, box string) error {
+	if p.Answer == "" {
+		return nil
+	}
+	return admission.Desk{Dir: d.Questions()}.Forget(box)
+}

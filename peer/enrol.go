@@ -220,7 +220,7 @@ func (c *boxAddCmd) Run(ctx context.Context) error {
 	if err := c.decide(ctx, r); err != nil {
 		return err
 	}
-	if err := enrolment.Write(c.Out, g); err != nil {
+	if err := errors.Join(enrolment.Write(c.Out, g), c.spent(c.dir(), q.Box)); err != nil {
 		return err
 	}
 	fmt.Printf("The protection of the key of box %s counts as %q. Its grant is in %s.\n", r.Box, (&registry.Registration{Claim: r.Claim, Attested: r.Attested}).Protection(), c.Out)
@@ -357,7 +357,7 @@ func (c *boxRekeyCmd) Run(ctx context.Context) error {
 	if err := c.decide(ctx, &registry.Rekey{Box: e.Box, DataKey: e.DataKey, TLSKey: e.TLSKey, NKey: e.NKey, Claim: e.Claim, Software: e.Software, Chip: e.Chip, Attested: e.Attested, From: from}); err != nil {
 		return err
 	}
-	return enrolment.Write(c.Out, g)
+	return errors.Join(enrolment.Write(c.Out, g), c.spent(c.dir(), q.Box))
 }
 
 type boxRevokeCmd struct {

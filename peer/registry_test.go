@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -21,6 +23,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/node"
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 )
 
@@ -725,4 +728,36 @@ func TestDeniedFirmwareIsNamedAndARemovedOperatorIsCutOff(t *testing.T) {
 		again.Close()
 		t.Error("a removed operator comes back")
 	}
+}
+
+// What of the registry could not be put into force is tried again without a new decision.
+func TestWhatIsNotInForceIsTriedAgain(t *testing.T) {
+	hub := newHub(t, "")
+	hub.enrol(peertest.NewBox(t, "f1/gw1"))
+	ctx, stop := context.WithCancel(t.Context())
+	up, ended := make(chan *peer, 1), make(chan error, 1)
+	go func() {
+		ended <- run(ctx, hub.dir, slog.New(slog.DiscardHandler), store.DefaultPatience, time.Hour, func(p *peer) { up <- p })
+	}()
+	var p *peer
+	select {
+	case p = <-up:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	hub.ended, hub.log = make(chan struct{}), &syncBuffer{} // it runs in this process
+	p.mu.Lock()
+	p.state, p.broken = &registry.State{}, errors.New("as if the NATS server had refused")
+	p.mu.Unlock()
+	hub.until("the registry is in force", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.broken == nil && p.state == p.registry.State()
+	})
 }

@@ -193,6 +193,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 	take := func(entry []byte) error { return p.decided(ctx, g, entry) }
 	p.spread = &replicate.Registry{Name: conf.Name, Conn: between, Entries: p.registry, Take: take, Log: p.log, Links: p.node.Leaves}
 	g.Go(func() error { return p.spread.Run(ctx) })
+	g.Go(func() error { return p.enforceAgain(ctx, g) })
 	g.Go(func() error { return p.followLinks(ctx) })
 	g.Go(func() error {
 		return (&replicate.Replicator{Name: conf.Name, Conn: between, Store: p.store, Log: p.log, Links: p.node.Leaves, Witness: p.witness}).Run(ctx)
@@ -314,10 +315,40 @@ func (p *peer) decided(ctx context.Context, g *errgroup.Group, entry []byte) err
 	if err := p.registry.Append(entry); err != nil {
 		return err
 	}
-	s := p.registry.State()
-	if s == before {
+	if p.registry.State() == before && p.notInForce() == nil {
 		return nil
 	}
+	return p.follow(ctx, g)
+}
+
+// notInForce is what of the registry is not in force, and why.
+func (p *peer) notInForce() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken
+}
+
+// enforceAgain tries again what could not be put into force, until it is: nobody may decide anything for days.
+func (p *peer) enforceAgain(ctx context.Context, g *errgroup.Group) error {
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		p.enforce.Lock()
+		if p.notInForce() != nil {
+			p.follow(ctx, g) // it has said what fails
+		}
+		p.enforce.Unlock()
+	}
+}
+
+// follow puts the registry into force as it is now. It is called under p.enforce.
+func (p *peer) follow(ctx context.Context, g *errgroup.Group) error {
+	s := p.registry.State()
 	for _, r := range s.Boxes { // what stops a box stops it in the store first
 		if b := p.store.Find(r.ID()); b != nil {
 			p.take(ctx, g, r)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vitalgate/vitalgate/provision/protocol"
@@ -36,6 +37,9 @@ func (c stickPrepareCmd) Run() error {
 	please("plug the stick into the box for half a minute, then bring it back (vitalprov stick show)")
 	return nil
 }
+
+// stale are the reasons (package admission) for which another answer of the same box may do.
+var stale = []string{"(not-asked)", "(expired)", "(other-question)", "(other-request)"}
 
 type stickAnswerCmd struct {
 	hubFlag
@@ -70,7 +74,14 @@ func (c stickAnswerCmd) Run(ctx context.Context) error {
 		args = append(args, "--leaf", l)
 	}
 	if _, err := c.peer(ctx, args...); err != nil {
-		return err
+		if !slices.ContainsFunc(stale, func(reason string) bool { return strings.Contains(err.Error(), reason) }) {
+			return err
+		}
+		say("The answer on the stick is to no open question; the box is asked again: %v", err)
+		if err := errors.Join(os.Remove(own.Answer()), os.RemoveAll(own.Question())); err != nil {
+			return fmt.Errorf("cannot ask again: %w", err)
+		}
+		return c.ask(ctx, own)
 	}
 	if err := writeNew(own.Config(), []byte(config), 0o644); err != nil {
 		return err

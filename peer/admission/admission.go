@@ -134,7 +134,8 @@ func (d Desk) Ask(r *enrolment.Request, certificates ...[]byte) (*attestation.Qu
 	return &q, d.keep(r, open{q, secret})
 }
 
-// Admit reads the answer. Who is admitted was asked before, and is asked only once: the question is forgotten.
+// Admit reads the answer. Who is admitted was asked before. The question stays open until what was decided of the box stands, so that
+// a decision that is put off needs no second way to the box; then comes Forget.
 func (d Desk) Admit(r *enrolment.Request, a *attestation.Answer, certificates ...[]byte) (*Verdict, error) {
 	refuse := refusals(r.Box)
 	id, err := record.ParseBoxID(r.Box)
@@ -145,14 +146,19 @@ func (d Desk) Admit(r *enrolment.Request, a *attestation.Answer, certificates ..
 	if err != nil {
 		return nil, refuse(NotAsked, err)
 	}
-	v, err := d.judge(r, asked, a, certificates)
+	return d.judge(r, asked, a, certificates)
+}
+
+// Forget closes the question to a box: its answer is worth nothing any more.
+func (d Desk) Forget(box string) error {
+	id, err := record.ParseBoxID(box)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.Remove(d.path(id)); err != nil {
-		return nil, fmt.Errorf("cannot forget the question to box %s: %w", r.Box, err)
+		return fmt.Errorf("cannot forget the question to box %s: %w", box, err)
 	}
-	return v, nil
+	return nil
 }
 
 func (d Desk) judge(r *enrolment.Request, asked open, a *attestation.Answer, certificates [][]byte) (*Verdict, error) {
@@ -203,7 +209,10 @@ func (d Desk) judge(r *enrolment.Request, asked open, a *attestation.Answer, cer
 	if v.Fingerprint, err = ek.Fingerprint(); err != nil {
 		return nil, refuse(NotEndorsement, err)
 	}
-	return v, d.keys(v, r, lak, shown, binding, a)
+	if err := d.keys(v, r, lak, shown, binding, a); err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // keys checks what the attestation key says of the keys of the request and of the firmware.

@@ -143,6 +143,9 @@ func TestABoxIsAdmittedByItsTPM(t *testing.T) {
 	_, _, err = lak.Counted(s, []byte("a boot"))
 	must(t, err)
 
+	_, err = d.Admit(r, a) // the decision was put off: the answer is good still
+	must(t, err)
+	must(t, d.Forget(r.Box))
 	_, err = d.Admit(r, a) // the same answer again
 	refused(t, err, admission.NotAsked)
 	q2, err := d.Ask(r)

@@ -36,9 +36,9 @@ func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves [
 	if id.Facility != c.Facility {
 		return nil, nil, fmt.Errorf("cannot enrol box %s: this is facility %s; the box must be configured for it, or be enrolled at its own facility", id, c.Facility)
 	}
-	reader, err := os.ReadFile(d.Reader())
+	readers, _, err := d.readers(c, ca)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the facility's reader key: %w", err)
+		return nil, nil, err
 	}
 	if len(leaves) == 0 {
 		s, err := d.Registry().Load()
@@ -75,8 +75,7 @@ func Enrol(d Dir, c *Config, q *enrolment.Request, kinds []record.Kind, leaves [
 		kinds = registry.AllKinds
 	}
 	r := &registry.Enrol{Box: q.Box, DataKey: q.DataKey, TLSKey: p, NKey: q.NKey, Claim: q.Protection, Software: q.Software, Kinds: kinds}
-	g := &enrolment.Grant{Version: enrolment.Version, Box: q.Box, CA: ca.pem, TLSCertificate: cert, Leaves: leaves,
-		Readers: enrolment.Readers{Network: []string{string(bytes.TrimSpace(reader))}, Patient: []string{}}}
+	g := &enrolment.Grant{Version: enrolment.Version, Box: q.Box, CA: ca.pem, TLSCertificate: cert, Leaves: leaves, Readers: readers}
 	if err := g.Sign(ca.key); err != nil {
 		return nil, nil, fmt.Errorf("cannot sign the grant: %w", err)
 	}
@@ -97,6 +96,8 @@ type Invitation struct {
 	Registry     string   `json:"registry"`             // the log as it is now; the rest comes from other peers
 	Reader       string   `json:"reader"`               // public
 	ReaderSecret string   `json:"reader_key,omitempty"` // only where this peer may read
+
+	Rotated map[uint64]string `json:"rotated_reader_keys,omitempty"` // those of the reader sets, by number; only where this peer may read
 }
 
 // Invite makes an invitation and the decision to let its keys in. Boxes is where boxes will reach the ward, host:port, or "".
@@ -147,6 +148,20 @@ func Invite(d Dir, c *Config, name, boxes string, hosts []string, mayRead bool) 
 			return nil, nil, fmt.Errorf("cannot hand on the reader key: %w", err)
 		}
 		inv.ReaderSecret = string(bytes.TrimSpace(b))
+		_, last, err := d.readers(c, ca)
+		if err != nil {
+			return nil, nil, err
+		}
+		for set := uint64(1); set <= last; set++ { // all of them: records of before are read too
+			b, err := readSecret(d.rotatedKey(set))
+			if err != nil {
+				return nil, nil, fmt.Errorf("cannot hand on the reader key of set %d: %w", set, err)
+			}
+			if inv.Rotated == nil {
+				inv.Rotated = map[uint64]string{}
+			}
+			inv.Rotated[set] = string(bytes.TrimSpace(b))
+		}
 	}
 	return inv, &registry.AddPeer{Name: name, NKey: m.nkey, TLSKey: p, Boxes: boxes}, nil
 }
@@ -195,6 +210,11 @@ func Join(d Dir, invitation string, c Config) (*Config, error) {
 		}
 		if i.ReaderSecret != "" {
 			if err := put(d.ReaderKey(), 0o600, []byte(i.ReaderSecret+"\n")); err != nil {
+				return err
+			}
+		}
+		for set, secret := range i.Rotated {
+			if err := put(d.rotatedKey(set), 0o600, []byte(secret+"\n")); err != nil {
 				return err
 			}
 		}

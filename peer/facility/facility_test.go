@@ -2,8 +2,10 @@ package facility_test
 
 import (
 	"crypto/x509"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -186,5 +188,63 @@ func TestConfigIsStrict(t *testing.T) {
 		if _, err := d.Load(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q in place of %q: %v, want an error that names %s", c.to, c.from, err, c.want)
 		}
+	}
+}
+
+// After a rotation a new box seals for the new reader, and a new ward that may read opens what it seals and what was sealed before.
+func TestNewBoxesAndWardsFollowARotation(t *testing.T) {
+	d, c := newHub(t)
+	granted := func(box string) []string {
+		t.Helper()
+		_, g, err := facility.Enrol(d, c, peertest.NewBox(t, box).Request(), nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g.Readers.Network
+	}
+	first := granted("f1/gw1")
+	var sets [][]string
+	for range 2 {
+		set, _, err := facility.Rotate(d, c, nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sets = append(sets, set.Readers.Network)
+	}
+	if now := granted("f1/gw2"); !slices.Equal(now, sets[1]) || slices.Equal(now, first) {
+		t.Errorf("a box that is enrolled after the rotation seals for %v, the set says %v", now, sets[1])
+	}
+	inv, _, err := facility.Invite(d, c, "reader", "ward.example:4222", nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "invitation")
+	if err := inv.Write(file); err != nil {
+		t.Fatal(err)
+	}
+	ward := facility.Dir(filepath.Join(t.TempDir(), "ward"))
+	if _, err := facility.Join(ward, file, facility.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	for i, readers := range append([][]string{first}, sets...) {
+		path := ward.ReaderKey()
+		if i > 0 {
+			path = filepath.Join(filepath.Dir(path), fmt.Sprintf("reader-%06d.key", i))
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := record.ParseReaderSecret(strings.TrimSpace(string(b)))
+		if err != nil || k.Public().String() != readers[0] {
+			t.Errorf("the ward's key of set %d is another: %v", i, err)
+		}
+	}
+	if o, err := ward.Opener(); err != nil || o == nil {
+		t.Errorf("the ward cannot read: %v", err)
+	}
+	blind, _, err := facility.Invite(d, c, "blind", "ward.example:4222", nil, false)
+	if err != nil || blind.Rotated != nil {
+		t.Errorf("a ward that may not read is given keys: %v", err)
 	}
 }

@@ -20,6 +20,25 @@ func (d Dir) readerKeys() []string {
 	return append([]string{d.ReaderKey()}, more...)
 }
 
+// rotatedKey is the private reader key of a set.
+func (d Dir) rotatedKey(set uint64) string { return d.at("keys", fmt.Sprintf("reader-%06d.key", set)) }
+
+// readers are those that boxes seal for now, and the number of their set: the last that was signed, or 0, the facility's first key.
+func (d Dir) readers(c *Config, ca *authority) (enrolment.Readers, uint64, error) {
+	set, err := enrolment.ReadReaderSet(d.ReaderSet(), c.Facility, ca.cert)
+	if err == nil {
+		return set.Readers, set.Number, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return enrolment.Readers{}, 0, err
+	}
+	first, err := os.ReadFile(d.Reader())
+	if err != nil {
+		return enrolment.Readers{}, 0, fmt.Errorf("cannot read the facility's reader key: %w", err)
+	}
+	return enrolment.Readers{Network: []string{strings.TrimSpace(string(first))}, Patient: []string{}}, 0, nil
+}
+
 // Opener opens sealed records with the peer's reader keys, of all sets that it has; nil where it has none.
 func (d Dir) Opener() (*record.Opener, error) {
 	var secrets []record.ReaderSecret
@@ -50,14 +69,11 @@ func Rotate(d Dir, c *Config, patient []string, perRecord bool) (*enrolment.Read
 	if err != nil {
 		return nil, "", err
 	}
-	number := uint64(1)
-	if _, err := os.Stat(d.ReaderSet()); err == nil {
-		old, err := enrolment.ReadReaderSet(d.ReaderSet(), c.Facility, ca.cert)
-		if err != nil {
-			return nil, "", err
-		}
-		number = old.Number + 1
+	_, last, err := d.readers(c, ca)
+	if err != nil {
+		return nil, "", err
 	}
+	number := last + 1
 	secret, err := record.GenerateReaderKey()
 	if err != nil {
 		return nil, "", err
@@ -73,7 +89,7 @@ func Rotate(d Dir, c *Config, patient []string, perRecord bool) (*enrolment.Read
 	if err := set.Sign(ca.key); err != nil {
 		return nil, "", fmt.Errorf("cannot sign the reader set: %w", err)
 	}
-	key := d.at("keys", fmt.Sprintf("reader-%06d.key", number))
+	key := d.rotatedKey(number)
 	if err := put(key, 0o600, []byte(secret.Text()+"\n")); err != nil { // the key first: no box may seal for one that nobody has
 		return nil, "", err
 	}

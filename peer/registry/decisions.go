@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -85,10 +86,18 @@ func checkCouncil(all []Administrator, threshold int) error {
 		if err := a.check(); err != nil {
 			return err
 		}
-		if seen[a.Name] || seen[a.Key] {
+		key, err := a.public()
+		if err != nil {
+			return err
+		}
+		spki, err := x509.MarshalPKIXPublicKey(key) // one key has many texts
+		if err != nil {
+			return fmt.Errorf("key of %s: %w", a.Name, err)
+		}
+		if seen[a.Name] || seen[string(spki)] {
 			return fmt.Errorf("administrators: name or key of %s stands there twice", a.Name)
 		}
-		seen[a.Name], seen[a.Key] = true, true
+		seen[a.Name], seen[string(spki)] = true, true
 	}
 	return nil
 }

@@ -347,6 +347,22 @@ func TestSoManyAdministratorsMustSign(t *testing.T) {
 	decide(t, l, c, revoke, 2, 0, 1)
 }
 
+// One who stands in the council twice could decide alone what two must: the key counts, not how it is written.
+func TestOneKeyIsOneAdministrator(t *testing.T) {
+	c := newCouncil(t, "alice", "bob")
+	twice := c.all[0]
+	twice.Name, twice.Key = "carol", strings.Replace(twice.Key, "-----\n", "-----\n\n", 1)
+	if twice.Key == c.all[0].Key {
+		t.Fatal("the key is written the same way")
+	}
+	for _, d := range []registry.Decision{&registry.Genesis{Administrators: append(c.all, twice), Threshold: 2}, &registry.Administrators{Administrators: append(c.all, twice), Threshold: 2}} {
+		_, err := registry.Propose(registry.Entry{Facility: "f1", Before: (record.Tree{}).Root(), Time: time.Now().UTC().Truncate(time.Second), Decision: d})
+		if err == nil || !strings.Contains(err.Error(), "stands there twice") {
+			t.Errorf("%s: %v", d.Kind(), err)
+		}
+	}
+}
+
 func mustParse(t testing.TB, b []byte) *registry.Note {
 	t.Helper()
 	n, err := registry.Parse(b)

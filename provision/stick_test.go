@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vitalgate/vitalgate/provision/protocol"
+)
+
+// An answer that came too late does not stand in the way of a new question; one that the facility does not believe does.
+func TestAStaleAnswerIsAskedForAgain(t *testing.T) {
+	if _, err := exec.LookPath("/bin/sh"); err != nil {
+		t.Skip("there is no /bin/sh to stand in for vitalpeer")
+	}
+	for reason, again := range map[string]bool{"not-asked": true, "expired": true, "other-question": true, "other-request": true, "wrong-secret": false, "quote": false} {
+		t.Run(reason, func(t *testing.T) {
+			dir := t.TempDir()
+			own := protocol.StickAt(dir).Of("VG-1")
+			if err := os.MkdirAll(string(own), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			config := filepath.Join(dir, "config.toml")
+			for path, text := range map[string]string{config: "config", own.Box(): "f1/gw1", own.Request(): "request", own.Question(): "first question", own.Answer(): "first answer"} {
+				if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hub := filepath.Join(dir, "vitalpeer") // box ask REQUEST -o QUESTION; box add refuses
+			script := fmt.Sprintf("#!/bin/sh\n[ $2 = ask ] && { echo second question >$5; exit; }\necho 'cannot admit box f1/gw1 (%s): so' >&2; exit 1\n", reason)
+			if err := os.WriteFile(hub, []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			c := stickAnswerCmd{hubFlag: hubFlag{Hub: dir, Vitalpeer: hub}, binding: binding{Config: config}, Stick: dir, Name: "VG-1"}
+			err := c.Run(t.Context())
+			question, _ := os.ReadFile(own.Question())
+			_, missing := os.Stat(own.Answer())
+			if (err == nil) != again || (missing != nil) != again || strings.HasPrefix(string(question), "second") != again {
+				t.Errorf("error %v, question %q, answer: %v", err, question, missing)
+			}
+		})
+	}
+}

@@ -25,8 +25,9 @@ import (
 
 // network holds the settings of the box's interfaces: by DHCP on the first wired one, until somebody sets others.
 type network struct {
-	path string // where kept settings lie; "" while there is no data partition
-	log  *slog.Logger
+	path   string // where kept settings lie; "" while there is no data partition
+	resolv string // where the name servers are told
+	log    *slog.Logger
 
 	mu       sync.Mutex
 	inForce  map[string]protocol.Network // by interface
@@ -36,7 +37,7 @@ type network struct {
 }
 
 func newNetwork(path string, log *slog.Logger) *network {
-	return &network{path: path, log: log, inForce: map[string]protocol.Network{}, stop: map[string]context.CancelFunc{}, resolver: map[string][]string{}, servers: map[string][]string{}}
+	return &network{path: path, resolv: resolverFile, log: log, inForce: map[string]protocol.Network{}, stop: map[string]context.CancelFunc{}, resolver: map[string][]string{}, servers: map[string][]string{}}
 }
 
 // begin puts the kept settings in force.
@@ -108,6 +109,16 @@ func (n *network) Settings() (protocol.Network, error) {
 	return protocol.Network{}, errors.New("no network interface has settings")
 }
 
+// On are the settings in force on an interface; without a method, none.
+func (n *network) On(name string) protocol.Network {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s, ok := n.inForce[name]; ok {
+		return s
+	}
+	return protocol.Network{Interface: name}
+}
+
 func (n *network) names() []string {
 	var all []string
 	for name := range n.inForce {
@@ -117,7 +128,7 @@ func (n *network) names() []string {
 	return all
 }
 
-// Apply puts settings in force until the box restarts. What was on the interface before goes.
+// Apply puts settings in force until the box restarts. What was on the interface before goes; with no method, nothing takes its place.
 func (n *network) Apply(ctx context.Context, s protocol.Network) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -125,14 +136,26 @@ func (n *network) Apply(ctx context.Context, s protocol.Network) error {
 		stop()
 	}
 	link, err := netlink.LinkByName(s.Interface)
+	if s.Method == "" {
+		delete(n.inForce, s.Interface)
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			return n.writeResolver()
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot find the interface %s: %w", s.Interface, err)
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("cannot bring up %s: %w", s.Interface, err)
-	}
 	if err := n.clean(link); err != nil {
 		return err
+	}
+	if s.Method == "" {
+		if err := netlink.LinkSetDown(link); err != nil { // with it go its routes
+			return fmt.Errorf("cannot take down %s: %w", s.Interface, err)
+		}
+		return n.writeResolver()
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("cannot bring up %s: %w", s.Interface, err)
 	}
 	if s.VLAN > 0 {
 		if link, err = tagged(link, s.VLAN); err != nil {
@@ -175,15 +198,19 @@ func (n *network) clean(link netlink.Link) error {
 			}
 		}
 	}
-	return flush(link)
+	return flush(link, netlink.FAMILY_ALL)
 }
 
-func flush(link netlink.Link) error {
-	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+// flush takes addresses off, but for those that IPv6 itself needs on a link (RFC 4291 §2.5.6).
+func flush(link netlink.Link, family int) error {
+	have, err := netlink.AddrList(link, family)
 	if err != nil {
 		return err
 	}
 	for _, a := range have {
+		if a.IP.To4() == nil && a.IP.IsLinkLocalUnicast() {
+			continue
+		}
 		if err := netlink.AddrDel(link, &a); err != nil {
 			return fmt.Errorf("cannot remove the address %s: %w", a.IPNet, err)
 		}
@@ -252,7 +279,7 @@ func (n *network) lease(ctx context.Context, link netlink.Link, s protocol.Netwo
 		}
 		l, err := c.Request(ctx, dhcpv4.WithOption(dhcpv4.OptHostName("vitalgate")))
 		for err == nil {
-			if err = n.take(link, s, l.ACK); err != nil {
+			if err = n.take(ctx, link, s, l.ACK); err != nil {
 				break
 			}
 			wait(max(l.ACK.IPAddressLeaseTime(time.Hour)/2, time.Minute))
@@ -269,7 +296,13 @@ func (n *network) lease(ctx context.Context, link netlink.Link, s protocol.Netwo
 	}
 }
 
-func (n *network) take(link netlink.Link, s protocol.Network, ack *dhcpv4.DHCPv4) error {
+// take puts a lease in force, unless other settings were meanwhile.
+func (n *network) take(ctx context.Context, link netlink.Link, s protocol.Network, ack *dhcpv4.DHCPv4) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	mask := ack.SubnetMask()
 	if mask == nil {
 		mask = ack.YourIPAddr.DefaultMask()
@@ -281,7 +314,7 @@ func (n *network) take(link netlink.Link, s protocol.Network, ack *dhcpv4.DHCPv4
 	}
 	for _, a := range have {
 		if !a.IP.Equal(address.IP) {
-			if err := flush(link); err != nil {
+			if err := flush(link, netlink.FAMILY_V4); err != nil {
 				return err
 			}
 		}
@@ -293,8 +326,6 @@ func (n *network) take(link netlink.Link, s protocol.Network, ack *dhcpv4.DHCPv4
 	if err := assign(link, address, gateway); err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if len(s.DNS) == 0 {
 		n.resolver[s.Interface] = texts(ack.DNS())
 	}
@@ -325,7 +356,7 @@ func (n *network) writeResolver() error {
 			fmt.Fprintf(&b, "nameserver %s\n", d)
 		}
 	}
-	if err := os.WriteFile(resolverFile, []byte(b.String()), 0o644); err != nil {
+	if err := os.WriteFile(n.resolv, []byte(b.String()), 0o644); err != nil {
 		return fmt.Errorf("cannot set the name servers: %w", err)
 	}
 	return nil

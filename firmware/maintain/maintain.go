@@ -56,6 +56,8 @@ type Box struct {
 // Network is how settings of the network are changed. Apply must not outlive a restart of the box, Keep must.
 type Network interface {
 	Settings() (protocol.Network, error)
+	// On are the settings in force on an interface. Without a method there are none, and applying those takes everything off it.
+	On(name string) protocol.Network
 	Apply(ctx context.Context, n protocol.Network) error
 	Keep(n protocol.Network) error
 }

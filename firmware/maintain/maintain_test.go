@@ -525,12 +525,22 @@ type cable struct {
 	mu   sync.Mutex
 	kept protocol.Network
 	lis  net.Listener
+	off  []string // interfaces from which everything was taken
 }
 
 func (c *cable) Settings() (protocol.Network, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.kept, nil
+}
+
+func (c *cable) On(name string) protocol.Network {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if name != c.kept.Interface {
+		return protocol.Network{Interface: name}
+	}
+	return c.kept
 }
 
 func (c *cable) Keep(n protocol.Network) error {
@@ -543,6 +553,10 @@ func (c *cable) Keep(n protocol.Network) error {
 func (c *cable) Apply(_ context.Context, n protocol.Network) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if n.Method == "" {
+		c.off = append(c.off, n.Interface)
+		return nil
+	}
 	if c.lis != nil {
 		c.lis.Close()
 	}
@@ -604,9 +618,9 @@ func TestNetworkIsTried(t *testing.T) {
 		answer, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, answer
 	}
-	try := func(address string) protocol.Trial {
+	try := func(name, address string) protocol.Trial {
 		t.Helper()
-		status, answer := call("PUT", protocol.PathNetwork, protocol.Network{Interface: "lo", Method: "static", Address: address})
+		status, answer := call("PUT", protocol.PathNetwork, protocol.Network{Interface: name, Method: "static", Address: address})
 		var trial protocol.Trial
 		if err := json.Unmarshal(answer, &trial); err != nil || status != 200 {
 			t.Fatalf("%d %s", status, answer)
@@ -617,7 +631,7 @@ func TestNetworkIsTried(t *testing.T) {
 		return func() bool { return strings.HasPrefix(c.addr(), host+":") }
 	}
 
-	trial := try("127.0.0.2/8")
+	trial := try("lo", "127.0.0.2/8")
 	until(t, "the new settings are in force", at("127.0.0.2"))
 	if status, answer := call("POST", protocol.PathKeep, protocol.Keep{Token: "guess"}); status != 409 {
 		t.Fatalf("%d %s", status, answer)
@@ -627,7 +641,7 @@ func TestNetworkIsTried(t *testing.T) {
 		t.Fatalf("settings that are gone are kept: %d %s", status, answer)
 	}
 
-	trial = try("127.0.0.3/8")
+	trial = try("lo", "127.0.0.3/8")
 	until(t, "the new settings are in force", at("127.0.0.3"))
 	if status, answer := call("POST", protocol.PathKeep, protocol.Keep{Token: trial.Token}); status != 200 {
 		t.Fatalf("%d %s", status, answer)
@@ -635,6 +649,16 @@ func TestNetworkIsTried(t *testing.T) {
 	if n, _ := c.Settings(); n.Address != "127.0.0.3/8" {
 		t.Errorf("kept: %+v", n)
 	}
+
+	// Another interface is tried: what it had, nothing, is back as well.
+	try("eth1", "127.0.0.4/8")
+	until(t, "the new settings are in force", at("127.0.0.4"))
+	until(t, "the old settings are back", at("127.0.0.3"))
+	c.mu.Lock()
+	if len(c.off) != 1 || c.off[0] != "eth1" {
+		t.Errorf("everything was taken off %q, not off eth1", c.off)
+	}
+	c.mu.Unlock()
 
 	for n, want := range map[*protocol.Network]string{
 		{Interface: "", Method: "dhcp"}:                                                    "name the interface",

@@ -49,9 +49,13 @@ func (s *Server) putNetwork(w http.ResponseWriter, req *http.Request) (any, erro
 	if s.trial.token != "" {
 		return nil, refuse(http.StatusConflict, "cannot try these settings: others are being tried; wait a minute")
 	}
-	old, err := s.box.Network.Settings()
+	first, err := s.box.Network.Settings()
 	if err != nil {
 		return nil, err
+	}
+	old := []protocol.Network{s.box.Network.On(n.Interface)}
+	if first.Interface != n.Interface { // the gateway of the one may have taken the place of the other's
+		old = append(old, first)
 	}
 	t := protocol.Trial{Token: rand.Text(), Seconds: int(s.box.TrialTime / time.Second)}
 	s.trial.token, s.trial.now = t.Token, n
@@ -69,7 +73,7 @@ func (s *Server) putNetwork(w http.ResponseWriter, req *http.Request) (any, erro
 }
 
 // back puts the old settings in force, unless the new ones were kept.
-func (s *Server) back(ctx context.Context, token string, old protocol.Network) {
+func (s *Server) back(ctx context.Context, token string, old []protocol.Network) {
 	s.trial.mu.Lock()
 	defer s.trial.mu.Unlock()
 	if s.trial.token != token {
@@ -77,7 +81,11 @@ func (s *Server) back(ctx context.Context, token string, old protocol.Network) {
 	}
 	s.trial.token = ""
 	s.trial.revert.Stop()
-	if err := s.box.Network.Apply(ctx, old); err != nil {
+	var failed []error
+	for _, n := range old {
+		failed = append(failed, s.box.Network.Apply(ctx, n))
+	}
+	if err := errors.Join(failed...); err != nil {
 		s.box.Log.Error("the network settings of before could not be applied; a restart brings them back", "error", err.Error())
 		return
 	}

@@ -58,6 +58,10 @@ func (c requestCmd) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, chip.Close()) }()
+	// First: the facility's question is about the last request, so one that cannot be given away must not take its place.
+	if err := canMake(c.Out); err != nil {
+		return err
+	}
 	r, err := enrol.Request(ctx, box, chip, dir)
 	if err != nil {
 		return err
@@ -66,6 +70,17 @@ func (c requestCmd) Run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Printf("%s: enrolment request of box %s, key held by: %s\nGive it to the facility (vitalpeer box add %s) and put the grant it answers where network.grant points to.\n", c.Out, box, chip.Label(), c.Out)
+	return nil
+}
+
+// canMake says why there can be no new file at path.
+func canMake(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("cannot write %s: it exists; move it away, or give another name", path)
+	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
 	return nil
 }
 
@@ -229,13 +244,13 @@ type statusCmd struct {
 }
 
 func (c statusCmd) Run(ctx context.Context) error {
-	addr := c.Address
+	addr, box := c.Address, ""
 	if addr == "" {
 		cfg, err := config.Load(c.Config)
 		if err != nil {
 			return err
 		}
-		if addr = cfg.Status.Listen; addr == "" {
+		if addr, box = cfg.Status.Listen, cfg.Box.ID; addr == "" {
 			return errors.New("cannot ask: the configuration has no status.listen")
 		}
 	}
@@ -257,6 +272,9 @@ func (c statusCmd) Run(ctx context.Context) error {
 	var r status.Report
 	if err := json.Unmarshal(body, &r); err != nil {
 		return fmt.Errorf("cannot read the box's answer: %w", err)
+	}
+	if box != "" && r.Box != box {
+		return fmt.Errorf("cannot tell how box %s is: another box (%s) answers at %s; give each box of one machine its own status.listen", box, r.Box, addr)
 	}
 	if c.JSON {
 		os.Stdout.Write(body)

@@ -441,7 +441,7 @@ func (c *showCmd) Run() error {
 		return err
 	}
 	s := log.State()
-	fmt.Printf("Registry of facility %s: %d entries, root %x.\n%d of these administrators decide:\n", s.Facility, s.Size, s.Root, s.Threshold)
+	fmt.Printf("Registry of facility %s: %d entries, root %s.\n%d of these administrators decide:\n", s.Facility, s.Size, s.Root, s.Threshold)
 	for _, a := range s.Administrators {
 		fmt.Printf("%s\n%s", a.Name, a.Key)
 	}
@@ -460,7 +460,7 @@ func (c *registryVerifyCmd) Run() error {
 	}
 	s := log.State()
 	if c.File == "" {
-		fmt.Printf("%d entries verified, root %x.\n", s.Size, s.Root)
+		fmt.Printf("%d entries verified, root %s.\n", s.Size, s.Root)
 		return nil
 	}
 	b, err := os.ReadFile(c.File)

@@ -12,7 +12,7 @@ import (
 
 // binding are the flags that say where the box stands and which monitors are at it.
 type binding struct {
-	Monitor []string `sep:"none" placeholder:"KEY=VALUE …" help:"One monitor, as keys of the box's configuration with blanks between: name=bed-12 kind=serial device=/dev/ttyUSB0 dialect=philips-mp zone=Europe/Berlin bed=ICU-12. Again for the next one."`
+	Monitor []string `sep:"none" placeholder:"KEY=VALUE …" help:"One monitor, as keys of the box's configuration with blanks between: name=bed-12 kind=serial device=/dev/ttyUSB0 dialect=comen zone=Europe/Berlin bed=ICU-12. Again for the next one."`
 	Config  string   `type:"existingfile" placeholder:"FILE" help:"A whole configuration in place of --monitor; box.data must be \"data\" and network.grant \"grant.json\"."`
 	Status  string   `default:"127.0.0.1:8100" help:"Where the box shows its status page."`
 }

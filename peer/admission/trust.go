@@ -40,6 +40,9 @@ type Release struct {
 // LoadTrust reads the folder; one that is not there adds nothing.
 func LoadTrust(dir string) (Trust, error) {
 	t := Trust{Chips: makers.Known()}
+	if stray, err := filepath.Glob(filepath.Join(dir, "*.pem")); err != nil || len(stray) > 0 {
+		return t, errors.Join(err, fmt.Errorf("cannot use %v: put each file into one of the folders makers, emulators, box-makers, intermediates and releases beside it", stray))
+	}
 	t.Boxes.Intermediates = x509.NewCertPool()
 	for _, kind := range []struct {
 		folder string

@@ -131,7 +131,7 @@ func (a Authorities) vouching(cert *x509.Certificate, at time.Time) (Maker, erro
 	// The subject alternative name is critical and holds a directoryName alone (EK Credential Profile §3.2.9), a form that
 	// crypto/x509 leaves to its user.
 	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
-	why := errors.New("no maker is configured")
+	var why error
 	for _, m := range a.Makers {
 		_, err := cert.Verify(x509.VerifyOptions{Roots: m.Roots, Intermediates: a.Intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 		if err == nil {
@@ -141,6 +141,9 @@ func (a Authorities) vouching(cert *x509.Certificate, at time.Time) (Maker, erro
 		if unknown := new(x509.UnknownAuthorityError); !errors.As(err, unknown) || why == nil {
 			why = err
 		}
+	}
+	if why == nil {
+		why = errors.New("no maker is configured")
 	}
 	return Maker{}, fmt.Errorf("%w (issuer %q): %w", ErrUnknownMaker, cert.Issuer, why)
 }

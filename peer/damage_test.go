@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/peer/store"
@@ -25,7 +26,7 @@ func TestPageGoesOnBeyondDamage(t *testing.T) {
 	dir := t.TempDir()
 	d := facility.Dir(filepath.Join(dir, "hub"))
 	c := facility.Config{Facility: "f1", Name: "hub"}
-	c.Boxes.Listen = freePort(t)
+	c.Boxes.Listen = hospital.FreeAddr()
 	if err := facility.Init(d, c, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/record"
@@ -85,21 +85,11 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // newHub makes a hub; url, if not empty, is how wards are told to reach it.
 func newHub(t testing.TB, url string) *site {
 	t.Helper()
 	d := filepath.Join(t.TempDir(), "hub")
-	program(t, "init", "--facility", "f1", "--name", "hub", "--data", d, "--listen-boxes", freePort(t), "--listen-peers", freePort(t), "--page", freePort(t))
+	program(t, "init", "--facility", "f1", "--name", "hub", "--data", d, "--listen-boxes", hospital.FreeAddr(), "--listen-peers", hospital.FreeAddr(), "--page", hospital.FreeAddr())
 	if url != "" {
 		edit(t, filepath.Join(d, "peer.toml"), "[peers]\n", "url    = ''", "url    = '"+url+"'")
 	}
@@ -137,10 +127,10 @@ func newSite(t testing.TB, dir string) *site {
 func (s *site) ward(name string, flags ...string) *site {
 	s.t.Helper()
 	dir := s.t.TempDir()
-	inv, boxes := filepath.Join(dir, "invitation"), freePort(s.t)
+	inv, boxes := filepath.Join(dir, "invitation"), hospital.FreeAddr()
 	program(s.t, append([]string{"invite", name, "--data", string(s.dir), "-o", inv, "--boxes", boxes}, flags...)...)
 	d := filepath.Join(dir, name)
-	program(s.t, "init", "--join", inv, "--data", d, "--listen-boxes", boxes, "--page", freePort(s.t))
+	program(s.t, "init", "--join", inv, "--data", d, "--listen-boxes", boxes, "--page", hospital.FreeAddr())
 	return newSite(s.t, d)
 }
 

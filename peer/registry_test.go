@@ -20,6 +20,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
 	"github.com/vitalgate/vitalgate/peer/node"
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/peer/registry"
@@ -270,7 +271,7 @@ func TestAdministratorsDecideThroughFiles(t *testing.T) {
 	program(t, "registry", "init", "--facility", "f1", "--threshold", "2", "--administrator", "alice="+at("alice.key.pub"),
 		"--administrator", "bob="+at("bob.pub"), "--administrator", "carol="+at("carol.key.pub"), "-o", at("genesis"))
 	initHub := []string{"init", "--facility", "f1", "--name", "hub", "--data", at("hub"), "--genesis", at("genesis"),
-		"--listen-boxes", freePort(t), "--listen-peers", freePort(t), "--page", freePort(t)}
+		"--listen-boxes", hospital.FreeAddr(), "--listen-peers", hospital.FreeAddr(), "--page", hospital.FreeAddr()}
 	alice(at("genesis"))
 	if _, err := tryProgram(initHub...); err == nil || !strings.Contains(err.Error(), "threshold") {
 		t.Errorf("one signature begins the registry of three: %v", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/vitalgate/vitalgate/adapters/framing"
 	"github.com/vitalgate/vitalgate/firmware/detect"
 	"github.com/vitalgate/vitalgate/hl7"
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
 )
 
 const patience = 90 * time.Second
@@ -57,16 +58,6 @@ func listenTo(t *testing.T, o detect.Options, speak func(ctx context.Context)) (
 	return f, err
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // sender dials address until it is there, and sends data again and again until ctx ends; what comes back is an error of the test,
 // for detect must say nothing.
 func sender(t *testing.T, address string, data []byte) func(context.Context) {
@@ -107,7 +98,7 @@ func TestEveryFamilyInEveryFraming(t *testing.T) {
 		for _, f := range []adapters.Framing{adapters.MLLP, adapters.HLLP, adapters.Unframed} {
 			t.Run(name+"/"+string(f), func(t *testing.T) {
 				t.Parallel()
-				address := freePort(t)
+				address := hospital.FreeAddr()
 				found, err := listenTo(t, detect.Options{At: "listen://" + address, Pause: 50 * time.Millisecond}, sender(t, address, framing.Append(nil, f, raw)))
 				if err != nil {
 					t.Fatal(err)
@@ -200,7 +191,7 @@ func TestWhatIsNoMonitor(t *testing.T) {
 		"noise":         {"\xff\x00\xfe\x80\x1c\v\r\n", "no HL7"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			address := freePort(t)
+			address := hospital.FreeAddr()
 			f, err := listenTo(t, detect.Options{At: "listen://" + address, For: 3 * time.Second}, sender(t, address, []byte(c.data)))
 			var b strings.Builder
 			if f.Report(&b); !errors.Is(err, detect.ErrNothing) || f.Bytes > 0 && !strings.Contains(b.String(), c.want) {

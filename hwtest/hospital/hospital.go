@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -53,11 +54,31 @@ type Hospital struct {
 	Peers              []*Peer // all that have joined the hub; the first is Ward with BoxWire and PeerWire
 }
 
-// FreeAddr is a loopback address that nothing listens on now. It is below the ports that the system gives to outgoing connections,
-// so that none of them takes it in the meantime.
+// ports are the loopback ports of this process: blocks of a hundred between 20000 and 32000, below those that the system gives to
+// outgoing connections. A block is this process's as long as it listens on the block's first port, which it does to its end, so that
+// programs that look for free ports at the same time never give out one twice.
+var ports struct {
+	sync.Mutex
+	next, end int
+	held      []net.Listener
+}
+
+// FreeAddr is a loopback address that nothing listens on; each call, in every process of this machine, gives another.
 func FreeAddr() string {
-	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+	ports.Lock()
+	defer ports.Unlock()
+	for range 10_000 {
+		if ports.next == ports.end {
+			first := 20000 + 100*rand.IntN(120)
+			lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first))
+			if err != nil {
+				continue // another's block
+			}
+			ports.held = append(ports.held, lis)
+			ports.next, ports.end = first+1, first+100
+		}
+		addr := fmt.Sprintf("127.0.0.1:%d", ports.next)
+		ports.next++
 		if lis, err := net.Listen("tcp", addr); err == nil {
 			lis.Close()
 			return addr

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/vitalgate/vitalgate/hwtest/hospital"
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/node"
 	"github.com/vitalgate/vitalgate/peer/peertest"
@@ -35,7 +36,7 @@ func newHub(t *testing.T) *hub {
 	t.Helper()
 	d := facility.Dir(filepath.Join(t.TempDir(), "hub"))
 	c := facility.Config{Facility: "f1", Name: "hub"}
-	c.Boxes.Listen, c.Peers.Listen = "127.0.0.1:0", freePort(t)
+	c.Boxes.Listen, c.Peers.Listen = "127.0.0.1:0", hospital.FreeAddr()
 	if err := facility.Init(d, c, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -44,17 +45,6 @@ func newHub(t *testing.T) *hub {
 		t.Fatal(err)
 	}
 	return &hub{t: t, dir: d, conf: conf}
-}
-
-// freePort is an address that nothing listens on at the moment.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (h *hub) enrol(boxes ...*peertest.Box) {

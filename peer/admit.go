@@ -58,6 +58,9 @@ func (c *boxAskCmd) Run() error {
 	if err != nil {
 		return err
 	}
+	if err := admits(c.dir(), r); err != nil {
+		return err
+	}
 	certificates, err := c.read()
 	if err != nil {
 		return err
@@ -91,8 +94,25 @@ type proven struct {
 	Answer string `type:"existingfile" placeholder:"FILE" help:"The box's answer to vitalpeer box ask: its TPM proves what holds the keys. Without it they are let in on trust."`
 }
 
+// admits refuses a chip that the registry denies or knows as another box's. Every chip that is shown is looked at, proven or not: who is
+// let in on trust must not bring what would be refused with proof.
+func admits(d facility.Dir, r *enrolment.Request) error {
+	s, err := d.Registry().Load()
+	if err != nil {
+		return err
+	}
+	chips, err := admission.Chips(r)
+	if err != nil {
+		return err
+	}
+	return s.Admits(r.Box, r.Software, chips...)
+}
+
 // attested is the facility's own finding; nothing where there is no answer.
 func (p proven) attested(d facility.Dir, r *enrolment.Request) (*registry.Attested, string, error) {
+	if err := admits(d, r); err != nil {
+		return nil, "", err
+	}
 	if p.Answer == "" {
 		return nil, "", nil
 	}

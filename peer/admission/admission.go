@@ -300,6 +300,25 @@ func presentation(r *enrolment.Request) (*attestation.Presentation, error) {
 	return &p, nil
 }
 
+// Chips names every chip that a request shows, proven or not, as a deny-list does. A chip may have several endorsement keys.
+func Chips(r *enrolment.Request) (all []string, err error) {
+	if r.TPM == nil {
+		return nil, nil
+	}
+	shown, err := presentation(r)
+	if err != nil {
+		return nil, refusals(r.Box)(NoTPM, err)
+	}
+	for _, ek := range shown.Endorsements {
+		name, err := ek.Fingerprint()
+		if err != nil {
+			return nil, refusals(r.Box)(NotEndorsement, err)
+		}
+		all = append(all, name)
+	}
+	return all, nil
+}
+
 // keep writes the question down before anybody hears it.
 func (d Desk) keep(r *enrolment.Request, o open) error {
 	id, err := record.ParseBoxID(r.Box)

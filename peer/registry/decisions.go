@@ -222,13 +222,8 @@ func (d *Enrol) apply(s *State, at Entry) error {
 		}
 		return refuse(ReasonRule, "box %s is registered, with these or other keys; revoke it and enrol the new one under a new name, or re-key it", d.Box)
 	}
-	if err := s.denied(d.Chip, d.Software); err != nil {
+	if err := s.Admits(d.Box, d.Software, d.Chip); err != nil {
 		return err
-	}
-	for _, o := range s.Boxes {
-		if d.Chip != "" && o.Chip == d.Chip && o.Revoked == nil {
-			return refuse(ReasonRule, "its chip is that of box %s; revoke or decommission that one first", o.Box)
-		}
 	}
 	if err := s.claim("box "+d.Box, d.DataKey, d.NKey, d.TLSKey); err != nil {
 		return err
@@ -239,13 +234,23 @@ func (d *Enrol) apply(s *State, at Entry) error {
 	return nil
 }
 
-// denied refuses a chip or a firmware that stands on a deny-list.
-func (s *State) denied(chip, firmware string) error {
-	if why, ok := s.Chips[chip]; ok && chip != "" {
-		return refuse(ReasonRule, "its chip is denied: %s", why)
-	}
+// Admits refuses a firmware or a chip that stands on a deny-list, and a chip that another box has. An empty chip is one that is not known.
+func (s *State) Admits(box, firmware string, chips ...string) error {
 	if why, ok := s.Firmware[firmware]; ok {
 		return refuse(ReasonRule, "its firmware %q is denied: %s", firmware, why)
+	}
+	for _, chip := range chips {
+		if chip == "" {
+			continue
+		}
+		if why, ok := s.Chips[chip]; ok {
+			return refuse(ReasonRule, "its chip is denied: %s", why)
+		}
+		for _, o := range s.Boxes {
+			if o.Box != box && o.Chip == chip && o.Revoked == nil {
+				return refuse(ReasonRule, "its chip is that of box %s; revoke or decommission that one first", o.Box)
+			}
+		}
 	}
 	return nil
 }
@@ -417,7 +422,7 @@ func (d *Rekey) check() error {
 }
 
 func (d *Rekey) apply(s *State, _ Entry) error {
-	if err := s.denied(d.Chip, d.Software); err != nil {
+	if err := s.Admits(d.Box, d.Software, d.Chip); err != nil {
 		return err
 	}
 	return s.change(d.Box, func(r *Registration) error {

@@ -233,6 +233,9 @@ func TestRules(t *testing.T) {
 	one.Chip = digest("e")
 	decide(t, l, c, one, 0)
 	decide(t, l, c, two, 0)
+	four := enrol(t, "f1/gw4", "c")
+	four.Chip = digest("d")
+	decide(t, l, c, four, 0)
 	decide(t, l, c, &registry.AddPeer{Name: "ward1", NKey: nkey(t), TLSKey: digest("1")}, 0)
 	decide(t, l, c, &registry.AddPeer{Name: "old", NKey: nkey(t), TLSKey: digest("9")}, 0)
 	decide(t, l, c, &registry.RemovePeer{Name: "old"}, 0)
@@ -262,6 +265,8 @@ func TestRules(t *testing.T) {
 		"a denied firmware":                      with("f1/gw3", "3", func(e *registry.Enrol) { e.Software = "0.1" }),
 		"a box with a denied chip is resumed":    &registry.Resume{Box: "f1/gw1"},
 		"a box is re-keyed to a denied chip":     rekey(with("f1/gw1", "3", func(e *registry.Enrol) { e.Chip = digest("f") }), 5),
+		"a box comes with another's chip":        with("f1/gw3", "3", func(e *registry.Enrol) { e.Chip = digest("d") }),
+		"a box is re-keyed to another's chip":    rekey(with("f1/gw1", "3", func(e *registry.Enrol) { e.Chip = digest("d") }), 5),
 		"a revoked box is re-keyed":              rekey(enrol(t, "f1/gw2", "3"), 5),
 		"a revocation is moved later":            &registry.Revoke{Box: "f1/gw2", Until: 11, Reason: "x"},
 		"a revocation becomes a decommissioning": &registry.Decommission{Box: "f1/gw2", Until: 3},
@@ -298,6 +303,7 @@ func TestRules(t *testing.T) {
 	if u := l.State().Box(record.BoxID{Facility: "f1", Name: "gw2"}).Until; *u != 4 {
 		t.Errorf("a revocation cannot be moved back: until %d", *u)
 	}
+	decide(t, l, c, rekey(with("f1/gw4", "5", func(e *registry.Enrol) { e.Chip = digest("d") }), 5), 0) // new keys in its own chip
 	decide(t, l, c, rekey(enrol(t, "f1/gw1", "4"), 5), 0)
 	if l.State().Boxes[0].Cut() != "" {
 		t.Error("a box whose denied chip was replaced stays suspended")

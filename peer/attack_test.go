@@ -92,6 +92,7 @@ func (c *cable) set(cut bool) {
 // The ward's link to the hub is cut, the ward is killed, the hub is killed, all while the box publishes. In the end both
 // hold everything once.
 func TestCutsAndKillsLoseNothing(t *testing.T) {
+	t.Parallel()
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
 	link.leadTo(hub.conf.Peers.Listen)
@@ -124,6 +125,7 @@ func TestCutsAndKillsLoseNothing(t *testing.T) {
 }
 
 func TestPeerThatLostItsStoreIsWholeAgain(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -145,9 +147,7 @@ func TestPeerThatLostItsStoreIsWholeAgain(t *testing.T) {
 		victim.has(box)
 		victim.same(box)
 	}
-	if st := hub.status(); len(st.Conditions) != 0 {
-		t.Errorf("conditions remain: %+v", st.Conditions)
-	}
+	hub.until("no condition remains", func() bool { return len(hub.says().Conditions) == 0 })
 }
 
 // notes are the quarantine's or the evidence's notes on a box, by reason.
@@ -177,6 +177,7 @@ func notes(t *testing.T, dir string, b *peertest.Box) map[string]int {
 
 // Whatever a thief sends with a box's credentials is set aside with its reason, and the honest records go on.
 func TestWhatDoesNotVerifyIsSetAsideWithItsReason(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	box, other := peertest.NewBox(t, "f1/gw1"), peertest.NewBox(t, "f1/gw2")
 	hub.enrol(box)
@@ -250,6 +251,7 @@ func TestWhatDoesNotVerifyIsSetAsideWithItsReason(t *testing.T) {
 
 // A box whose disk was restored or copied signs a second history: it is refused, and both checkpoints are kept.
 func TestTwoHistoriesOfOneBoxAreEvidence(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -310,6 +312,7 @@ func TestTwoHistoriesOfOneBoxAreEvidence(t *testing.T) {
 }
 
 func TestRevokedBoxIsCutOffAndNothingOfItIsTaken(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -350,6 +353,7 @@ func TestRevokedBoxIsCutOffAndNothingOfItIsTaken(t *testing.T) {
 
 // A box that is granted vital signs only: another kind of record is set aside and shown to nobody, and the log goes on.
 func TestKindsBeyondTheGrantAreShownToNobody(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrolWith(box, "--kinds", "vitals")
@@ -372,6 +376,7 @@ func TestKindsBeyondTheGrantAreShownToNobody(t *testing.T) {
 
 // A record that arrives before its predecessors waits in the stream, until another peer brings those.
 func TestGapIsFilledByAnotherPeer(t *testing.T) {
+	t.Parallel()
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
 	link.leadTo(hub.conf.Peers.Listen)
@@ -398,6 +403,7 @@ func TestGapIsFilledByAnotherPeer(t *testing.T) {
 // missing, and asks for answers in places where they would do harm. The hub takes nothing of it, and takes all as soon as
 // it tells the truth.
 func TestLyingPeerIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("liar") // its keys, without its program
 	box, other := peertest.NewBox(t, "f1/gw1"), peertest.NewBox(t, "f1/gw2")
@@ -524,6 +530,7 @@ func TestLyingPeerIsNotBelieved(t *testing.T) {
 
 // Exported records verify with openssl alone.
 func TestExportVerifiesWithOpenSSL(t *testing.T) {
+	t.Parallel()
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
 		t.Skip("openssl is not installed")
@@ -585,6 +592,7 @@ func TestExportVerifiesWithOpenSSL(t *testing.T) {
 }
 
 func TestTailFollowsAcrossNewBoxes(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	first, second := peertest.NewBox(t, "f1/gw1"), peertest.NewBox(t, "f1/gw2")
 	hub.enrol(first)
@@ -625,6 +633,7 @@ func TestTailFollowsAcrossNewBoxes(t *testing.T) {
 
 // The page holds patient data: only this machine may call it, and under no name that a stranger's page can take.
 func TestRecordsAPIRefusesRebinding(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	hub.start()
 	q, err := http.NewRequest(http.MethodGet, "http://"+hub.conf.Page.Listen+"/api/records", nil)
@@ -644,6 +653,7 @@ func TestRecordsAPIRefusesRebinding(t *testing.T) {
 
 // Each mistake of an administrator names the thing and the remedy.
 func TestMistakesNameTheRemedy(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box)

@@ -14,6 +14,7 @@ import (
 // A peer is backed up while it works, its machine burns, and the backup is put on another one: it is the same peer, it verifies, and
 // what came after the backup it gets from the others. So it does when the same backup is put back a second time.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -64,7 +65,7 @@ func TestBackupAndRestore(t *testing.T) {
 		if again := cosignerKey(t, ward); bytes.Equal(again, cosigner) {
 			t.Error("the restored peer cosigns with the key of the one that was backed up")
 		}
-		ward.until("the restored peer cosigns too", func() bool { return ward.status().Boxes[0].Cosigned == 2 })
+		ward.until("the restored peer cosigns too", func() bool { return cosignedBy(ward, 2) })
 		ward.has(box)
 		ward.same(box)
 		hub.same(box)

@@ -327,6 +327,7 @@ func (w *world) state(own string) map[string]string {
 // TestCapturedBox attacks with the credentials, the disk and the raw protocol of a captured box. It learns what the handshake
 // says, refusals and its own acknowledgements, and nothing is changed but its own stream, whose junk nobody believes.
 func TestCapturedBox(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	captured, honest := peertest.NewBox(t, "f1/captured"), peertest.NewBox(t, "f1/honest")
 	hub.enrol(captured)

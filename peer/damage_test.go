@@ -23,6 +23,7 @@ import (
 // A block of an older file of a box's log is rotten: the page of the bed goes on with the first record that can be read, and
 // with those that come, and the damage is named.
 func TestPageGoesOnBeyondDamage(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	d := facility.Dir(filepath.Join(dir, "hub"))
 	c := facility.Config{Facility: "f1", Name: "hub"}

@@ -13,6 +13,7 @@ import (
 
 // A block of a running peer's store rots. The peer finds it by itself, says so, and gets the records back from another peer.
 func TestDamagedStoreIsMendedFromAnotherPeer(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -43,7 +44,7 @@ func TestDamagedStoreIsMendedFromAnotherPeer(t *testing.T) {
 	}
 	hub.until("the damage is found", func() bool { return strings.Contains(hub.log.String(), "records are missing") })
 	hub.until("it is mended", func() bool { return strings.Contains(hub.log.String(), "missing records have been filled in") })
-	hub.until("the peer is well", func() bool { return len(hub.status().Conditions) == 0 })
+	hub.until("the peer is well", func() bool { return len(hub.says().Conditions) == 0 })
 	ward.send(box, box.Record(20))
 	hub.has(box)
 	hub.same(box)
@@ -55,6 +56,7 @@ func TestDamagedStoreIsMendedFromAnotherPeer(t *testing.T) {
 // Records that nobody has do not hold up those behind them for ever: the peer goes on without them and says which they are. When
 // another peer comes that has them, they are filled in.
 func TestMissingRecordsAreLeftOutAndFilledInLater(t *testing.T) {
+	t.Parallel()
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
 	link.leadTo(hub.conf.Peers.Listen)
@@ -70,7 +72,7 @@ func TestMissingRecordsAreLeftOutAndFilledInLater(t *testing.T) {
 	hub.send(box, append(first[:len(first):len(first)], later...))
 	hub.has(box) // its size: what is behind the gap is there
 	hub.until("it says what is missing", func() bool {
-		for _, c := range hub.status().Conditions {
+		for _, c := range hub.says().Conditions {
 			if c.Code == "records-missing" && strings.Contains(c.Sentence, "Records 5") {
 				return true
 			}
@@ -81,7 +83,7 @@ func TestMissingRecordsAreLeftOutAndFilledInLater(t *testing.T) {
 		t.Errorf("verify says %v: %s", err, out)
 	}
 	link.set(false)
-	hub.until("it is filled in", func() bool { return len(hub.status().Conditions) == 0 })
+	hub.until("it is filled in", func() bool { return len(hub.says().Conditions) == 0 })
 	hub.same(box)
 	ward.same(box)
 	program(t, "verify", "--data", string(hub.dir))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,6 +33,8 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
+	// The tests are about programs that wait for each other: more of them may wait at once than there are cores.
+	flag.Set("test.parallel", "4")
 	os.Exit(m.Run())
 }
 
@@ -186,7 +189,7 @@ func (s *site) start() {
 // until waits for something that must come true.
 func (s *site) until(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if ok() {
 			return
 		}
@@ -226,6 +229,17 @@ func (s *site) stop() {
 
 func (s *site) url() string { return "tls://" + s.conf.Boxes.Listen }
 
+// says is what the running peer says of itself, as the command status prints it, without the start of a program.
+func (s *site) says() *status {
+	s.t.Helper()
+	st, err := socketSource{s.dir}.status(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return st
+}
+
+// status is what the command prints.
 func (s *site) status() status {
 	s.t.Helper()
 	var st status
@@ -326,6 +340,7 @@ func (s *site) send(b *peertest.Box, records []record.Published) {
 }
 
 func TestRecordsReachTheHubThroughTheWard(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")

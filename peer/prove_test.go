@@ -63,6 +63,7 @@ func put(t *testing.T, path string, b []byte) string {
 }
 
 func TestProvenanceIsVerifiedByOthers(t *testing.T) {
+	t.Parallel()
 	hub, _, index, dir := hubWithRecords(t)
 	bundle := []byte(program(t, "get", "f1/gw1", index, "--bundle", "--data", string(hub.dir)))
 	text := []byte(program(t, "provenance", "f1/gw1", index, "--data", string(hub.dir)))
@@ -100,6 +101,7 @@ func TestProvenanceIsVerifiedByOthers(t *testing.T) {
 }
 
 func TestReceiptIsVerifiedByOthers(t *testing.T) {
+	t.Parallel()
 	hub, box, index, dir := hubWithRecords(t)
 	receipt := []byte(program(t, "receipt", "f1/gw1", index, "--data", string(hub.dir)))
 	py := python(t, "cbor2")
@@ -132,6 +134,7 @@ func TestReceiptIsVerifiedByOthers(t *testing.T) {
 
 // A record that is sealed to both sides opens with a key of each and with neither alone; each refusal says what is missing.
 func TestOpenWithOneSideAndWithBoth(t *testing.T) {
+	t.Parallel()
 	box := peertest.NewBox(t, "f1/gw1")
 	dir := t.TempDir()
 	export := filepath.Join(dir, "export")

@@ -63,6 +63,7 @@ func (s *site) knows(other *site) {
 // A revocation that is decided at the hub cuts the box off at the hub and at the ward, in that order of the log: whatever
 // either accepts later is accepted from others. How long it took is printed.
 func TestARevocationCutsAtOnceEverywhere(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	hub.start()
@@ -107,6 +108,7 @@ func TestARevocationCutsAtOnceEverywhere(t *testing.T) {
 // What a revoked box has signed before its last granted index is believed whenever it comes, and nothing after it, at every
 // peer and whoever brings it.
 func TestNothingAfterTheLastGrantedIndex(t *testing.T) {
+	t.Parallel()
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
 	link.leadTo(hub.conf.Peers.Listen)
@@ -139,6 +141,7 @@ func TestNothingAfterTheLastGrantedIndex(t *testing.T) {
 
 // A suspended box is cut off and nothing of it is taken, nor set aside; resumed, its log goes on without a gap.
 func TestASuspendedBoxGoesOnWhenItIsResumed(t *testing.T) {
+	t.Parallel()
 	link := newCable(t)
 	hub := newHub(t, "tls://"+link.Addr().String())
 	link.leadTo(hub.conf.Peers.Listen)
@@ -183,6 +186,7 @@ func TestASuspendedBoxGoesOnWhenItIsResumed(t *testing.T) {
 
 // A box whose chip was changed gets new keys and goes on with its log; the old chip's signature is worth nothing from there on.
 func TestARekeyedBoxGoesOnWithItsLog(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -242,6 +246,7 @@ func TestARekeyedBoxGoesOnWithItsLog(t *testing.T) {
 
 // Several administrators decide through files, with software keys and with openssl as the token.
 func TestAdministratorsDecideThroughFiles(t *testing.T) {
+	t.Parallel()
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
 		t.Skip("openssl is not installed")
@@ -366,6 +371,7 @@ func rogue(t *testing.T, ward *site) (*node.Node, *nats.Conn) {
 // A rogue ward tells old news and invented ones, in its own name, in the hub's and in 300 others, answers in their place, and
 // claims a long registry that it does not give. It hides no revocation from another ward and nobody believes it anything.
 func TestARogueWardHidesNoRevocation(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward, bad := hub.ward("ward1"), hub.ward("rogue")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -469,7 +475,7 @@ func TestARogueWardHidesNoRevocation(t *testing.T) {
 		}
 	}
 	for _, peer := range []*site{hub, ward} {
-		for _, c := range peer.status().Conditions {
+		for _, c := range peer.says().Conditions {
 			if c.Severity == "critical" {
 				t.Errorf("the rogue has brought about a critical condition at %s: %+v", peer.conf.Name, c)
 			}
@@ -500,6 +506,7 @@ func TestARogueWardHidesNoRevocation(t *testing.T) {
 // A hub whose registry is damaged, cut short, set back or gone does not run, and does not begin another one. It says what to do,
 // and that works.
 func TestAPeerThatHasLostItsRegistryRefuses(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -573,6 +580,7 @@ func TestAPeerThatHasLostItsRegistryRefuses(t *testing.T) {
 
 // Two peers whose administrators' key has signed two histories: each keeps its own, both keep the evidence and say so.
 func TestAForkBetweenPeersIsShown(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -613,6 +621,7 @@ func TestAForkBetweenPeersIsShown(t *testing.T) {
 
 // A peer whose disk was set back is told so by the others, and has everything again at once.
 func TestAPeerThatWasSetBackIsBroughtUpToDate(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	ward := hub.ward("ward1")
 	box := peertest.NewBox(t, "f1/gw1")
@@ -673,6 +682,7 @@ func (s *site) metric(t *testing.T, name string) string {
 
 // A decision that is made while another command makes one is made after it, and neither is lost.
 func TestDecisionsAtOnceAreMadeInTurn(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	hub.start()
 	const n = 6
@@ -696,6 +706,7 @@ func TestDecisionsAtOnceAreMadeInTurn(t *testing.T) {
 
 // A box that says it runs a denied firmware is named; an operator who was removed is cut off.
 func TestDeniedFirmwareIsNamedAndARemovedOperatorIsCutOff(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box)
@@ -706,7 +717,7 @@ func TestDeniedFirmwareIsNamedAndARemovedOperatorIsCutOff(t *testing.T) {
 	hub.publish(box, nc, box.Record(2))
 	hub.has(box)
 	denied := func() bool {
-		return slices.ContainsFunc(hub.status().Conditions, func(c condition) bool { return c.Code == "firmware-denied" && c.About == "f1/gw1" })
+		return slices.ContainsFunc(hub.says().Conditions, func(c condition) bool { return c.Code == "firmware-denied" && c.About == "f1/gw1" })
 	}
 	if denied() {
 		t.Error("the firmware is denied before anybody has")
@@ -733,6 +744,7 @@ func TestDeniedFirmwareIsNamedAndARemovedOperatorIsCutOff(t *testing.T) {
 
 // What of the registry could not be put into force is tried again without a new decision.
 func TestWhatIsNotInForceIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	hub.enrol(peertest.NewBox(t, "f1/gw1"))
 	ctx, stop := context.WithCancel(t.Context())

@@ -69,6 +69,7 @@ func TestRecordsThatStandStillAreSaid(t *testing.T) {
 // The disk of the verified store is full: the peer says so and is not ready, the stream goes on taking what the box sends,
 // and when there is room again all of it is stored without anybody's doing.
 func TestFullDiskIsSaidAndNothingIsLost(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box)

@@ -18,6 +18,7 @@ import (
 // The disk of the streams is full while boxes publish: nobody is told that a record is safe which is not. When there is room again,
 // the peer takes records again, without anybody's doing and without a restart.
 func TestStreamsGoOnAfterAFullDisk(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, "")
 	box := peertest.NewBox(t, "f1/gw1")
 	hub.enrol(box)

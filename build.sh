@@ -60,6 +60,12 @@ cmd_chaos() {
 	exec go run ./hwtest/chaos --bin dist "$@"
 }
 
+cmd_soak() {
+	cmd_build
+	tpm_note
+	exec go run ./hwtest/soak --bin dist "$@"
+}
+
 cmd_release() {
 	need_go
 	local t
@@ -118,6 +124,10 @@ usage: ./build.sh COMMAND
                     a hospital of five peers, one box and four monitors is broken at random (kill -9, pause, lost bytes, full
                     disk, set clock, TPM down and slow, old backups put back); then every copy is counted. Exit status 0:
                     nothing acknowledged was lost, doubled or out of order. Disks are filled only with the right to mount.
+  soak [--minutes N] [--rate 2000] [--every 5s]
+                    32 monitors send at a pace to a box, a ward peer and a hub; memory, descriptors, goroutines, latency and disk are
+                    written into dist/soak.tsv and drawn in dist/soak.svg. Exit status 0: nothing was lost or doubled, nothing grew.
+                    An hour needs some 20 GB of disk.
   bench             all benchmarks; COUNT=10 ./build.sh bench >new.txt for benchstat
   image             the signed image of the box for arm64 with UEFI and TPM 2.0 into dist/image/: disk.img for an empty box,
                     update.vgu for a running one; --version V, --keys DIR (development keys are made when there are
@@ -130,7 +140,7 @@ TXT
 }
 
 case "${1:-help}" in
-demo | test | build | bench | chaos | release | image | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
+demo | test | build | bench | chaos | soak | release | image | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
 -h | --help) cmd_help ;;
 *) say "build.sh: unknown command '$1'"; cmd_help >&2; exit 2 ;;
 esac

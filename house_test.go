@@ -36,7 +36,7 @@ var rules = []struct{ of, not, why string }{
 	{`^provision/protocol`, `^(record|own:(os|os/exec|net/http)$)`, "the protocol is what both ends share: no files, no connections"},
 	{`^(adapters|hl7|fhir|record|tpm|peer|provision|firmware/)`, `^hwtest$`, "the hardware test is a command, and nothing rests on it"},
 	{`^(adapters|hl7|fhir|record|tpm)`, `^provision`, "only the ends of the provisioning link know it"},
-	{`^(adapters|hl7|fhir|record|tpm|peer|firmware|provision|image)(/|$)`, `^hwtest/(simmonitor|demo|e2e|hospital|appliance|chaos)`, "nothing of the product rests on its simulators"},
+	{`^(adapters|hl7|fhir|record|tpm|peer|firmware|provision|image)(/|$)`, `^hwtest/(simmonitor|demo|e2e|hospital|appliance|chaos|soak)`, "nothing of the product rests on its simulators"},
 }
 
 // The schema authority may be imported by tests and by the peer's validation only, so fhir itself must be free of it.

@@ -234,6 +234,20 @@ func answers(url string) bool {
 	return r.StatusCode == http.StatusOK
 }
 
+// Metrics is where a program tells its figures ("/metrics").
+func (h *Hospital) Metrics(of *Process) string {
+	page := h.Page
+	if of == h.Gateway {
+		page = h.Status
+	}
+	for _, p := range h.Peers {
+		if p.Process == of {
+			page = p.page
+		}
+	}
+	return "http://" + page + "/metrics"
+}
+
 // Wait tries until ok says so. It gives up after the patience, when ctx ends, or when a process has ended by itself.
 func (h *Hospital) Wait(ctx context.Context, patience time.Duration, what string, ok func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)

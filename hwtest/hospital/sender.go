@@ -3,6 +3,7 @@ package hospital
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -16,47 +17,70 @@ import (
 type Sender struct {
 	Addr, Bed  string
 	From, To   int // numbers
+	Step       int // from one number to the next; 0 is 1
 	Acked      *Acknowledged
-	Pause      time.Duration   // between messages
-	Unanswered time.Duration   // after which the connection is given up
-	Done       <-chan struct{} // no further number is begun; nil never
+	Pause      time.Duration       // from one message to the next, as long as they are answered in time
+	Unanswered time.Duration       // after which the connection is given up
+	Done       <-chan struct{}     // no further number is begun; nil never
+	Answered   func(time.Duration) // called for each message with how long its AA took; may be nil
 
 	Broken atomic.Int64 // connections that ended before all was acknowledged
 	begun  int          // first number that was never sent
 }
 
 // Acknowledged are the numbers for which a monitor has got AA.
-type Acknowledged struct {
-	mu sync.Mutex
-	by map[int]bool
+type Acknowledged struct{ Numbers }
+
+// Numbers is a set of numbers of messages. Runs of them take one bit each, so that millions fit.
+type Numbers struct {
+	mu    sync.Mutex
+	bits  map[int]*[numbersChunk / 64]uint64
+	count int
 }
 
-// Add notes one.
-func (a *Acknowledged) Add(n int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.by == nil {
-		a.by = map[int]bool{}
+const numbersChunk = 4096
+
+// Add notes one. It says whether the number is new.
+func (s *Numbers) Add(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bits == nil {
+		s.bits = map[int]*[numbersChunk / 64]uint64{}
 	}
-	a.by[n] = true
+	chunk := s.bits[n/numbersChunk]
+	if chunk == nil {
+		chunk = new([numbersChunk / 64]uint64)
+		s.bits[n/numbersChunk] = chunk
+	}
+	word, bit := &chunk[n%numbersChunk/64], uint64(1)<<(n%64)
+	fresh := *word&bit == 0
+	*word |= bit
+	if fresh {
+		s.count++
+	}
+	return fresh
 }
 
-// Has says whether a number is acknowledged.
-func (a *Acknowledged) Has(n int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.by[n]
+// Has says whether a number is among them.
+func (s *Numbers) Has(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	chunk := s.bits[n/numbersChunk]
+	return chunk != nil && chunk[n%numbersChunk/64]>>(n%64)&1 == 1
 }
 
-// Count is how many are.
-func (a *Acknowledged) Count() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.by)
+// Count is how many there are.
+func (s *Numbers) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
 }
 
 // underWay is how many messages may be unanswered.
 const underWay = 8
+
+// maxLate is how far a monitor may fall behind its pace and still catch up.
+const maxLate = 250 * time.Millisecond
 
 // Run sends until all messages are acknowledged, or until Done and all that were begun are.
 func (s *Sender) Run(ctx context.Context) error {
@@ -64,9 +88,9 @@ func (s *Sender) Run(ctx context.Context) error {
 	s.begun = s.From
 	for ctx.Err() == nil {
 		for next < s.To && s.Acked.Has(next) {
-			next++
+			next += s.step()
 		}
-		if next == s.To || s.done() && next >= s.begun {
+		if next >= s.To || s.done() && next >= s.begun {
 			return nil
 		}
 		s.connection(ctx, next)
@@ -87,6 +111,8 @@ func (s *Sender) Once(ctx context.Context) error {
 // Begun is the first number that was never sent. It is for after Run.
 func (s *Sender) Begun() int { return s.begun }
 
+func (s *Sender) step() int { return cmp.Or(s.Step, 1) }
+
 func (s *Sender) done() bool {
 	select {
 	case <-s.Done:
@@ -96,7 +122,7 @@ func (s *Sender) done() bool {
 	}
 }
 
-var msa = regexp.MustCompile(`MSA\|([A-Z]{2})\|E2E-([0-9]{6})`)
+var msa = regexp.MustCompile(`MSA\|([A-Z]{2})\|E2E-([0-9]{6,})`)
 
 // connection sends from number first on over one connection, until it breaks, an answer is overdue, or all is done.
 func (s *Sender) connection(ctx context.Context, first int) {
@@ -106,7 +132,7 @@ func (s *Sender) connection(ctx context.Context, first int) {
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	slots := make(chan struct{}, underWay)
+	slots := make(chan time.Time, underWay) // since when, of what is unanswered
 	broken := make(chan struct{})
 	go func() {
 		defer close(broken)
@@ -124,40 +150,50 @@ func (s *Sender) connection(ctx context.Context, first int) {
 			var n int
 			fmt.Sscanf(string(m[2]), "%d", &n)
 			s.Acked.Add(n)
-			<-slots
+			if since := <-slots; s.Answered != nil {
+				s.Answered(time.Since(since))
+			}
 		}
 	}()
-	for n := first; n < s.To && !(s.done() && n >= s.begun); n++ {
+	due := time.Now()
+	for n := first; n < s.To && !(s.done() && n >= s.begun); n += s.step() {
 		if s.Acked.Has(n) {
 			continue
 		}
 		select {
-		case slots <- struct{}{}:
+		case slots <- time.Now():
 		case <-broken:
 			s.Broken.Add(1)
 			return
 		}
-		s.begun = max(s.begun, n+1)
+		s.begun = max(s.begun, n+s.step())
 		if _, err := c.Write(s.Message(n)); err != nil {
 			return
 		}
-		time.Sleep(s.Pause)
+		due = due.Add(s.Pause)
+		if late := time.Since(due); late > maxLate { // what could not be sent in time is not made up for
+			due = due.Add(late - maxLate)
+		}
+		time.Sleep(time.Until(due))
 	}
 	for range underWay { // until nothing is under way
 		select {
-		case slots <- struct{}{}:
+		case slots <- time.Now():
 		case <-broken:
 			return
 		}
 	}
 }
 
-// begun is when the first message was measured.
-var begun = time.Now().UTC()
+// begun is when message 0 was measured, and Tick how much later each next one was.
+var (
+	begun = time.Now().UTC()
+	Tick  = 10 * time.Millisecond
+)
 
 // Message is number n, framed for MLLP.
 func (s *Sender) Message(n int) []byte {
-	at := begun.Add(time.Duration(n) * 10 * time.Millisecond).Format("20060102150405")
+	at := begun.Add(time.Duration(n) * Tick).Format("20060102150405")
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "\x0bMSH|^~\\&|SIM^00A0370027000143^EUI-64|E2E|||%s+0000||ORU^R01^ORU_R01|E2E-%06d|P|2.6\r", at, n)
 	fmt.Fprintf(&b, "PID|||%s^^^Hospital^PI||Test^%s^^^^^L\rPV1||I|ICU^^%s\r", s.Bed, s.Bed, s.Bed)
@@ -167,7 +203,7 @@ func (s *Sender) Message(n int) []byte {
 	return b.Bytes()
 }
 
-var numberText = regexp.MustCompile(`E2E-([0-9]{6})`)
+var numberText = regexp.MustCompile(`E2E-([0-9]{6,})`)
 
 // NumberOf finds the number that a Bundle carries, -1 if none.
 func NumberOf(bundle []byte) int {

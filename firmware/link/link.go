@@ -75,8 +75,11 @@ type leafNode struct {
 	records int           // most records in a batch; shrinks while acknowledgements fail to come
 	timeout time.Duration // of an acknowledgement; grows when even one record does not get through in time
 	calm    int           // batches that must get through before more is asked of the line
-	backoff time.Duration
-	notYet  time.Time // do not try it before
+	// patience with its handshake, in which a TPM signs: one that has much to do takes seconds. It grows while it is not enough, so that
+	// a leaf node that says nothing is left soon all the same. 0 is dialTimeout.
+	patience time.Duration
+	backoff  time.Duration
+	notYet   time.Time // do not try it before
 }
 
 // New checks the configuration. Run does the work.

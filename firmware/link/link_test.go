@@ -684,6 +684,31 @@ func TestSlowLineGetsSmallerBatches(t *testing.T) {
 	wantRun(t, ward.stored(&b.key.PublicKey), 0, 1500)
 }
 
+// A handshake that takes longer than it was given gets more time.
+func TestASlowHandshakeGetsMoreTime(t *testing.T) {
+	b := newBedside(t, spool.Options{})
+	ward := newLeafServer(t, b.nkey, "", nil)
+	leaf := &leafNode{Leaf: Leaf{"ward1", ward.url()}, timeout: time.Minute, patience: time.Microsecond}
+	l, err := New(b.config(leaf.Leaf), b.spool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const most = 40 // in which a microsecond would have become a week
+	for tries := 1; ; tries++ {
+		s, err := l.dial(t.Context(), t.Context(), leaf)
+		if err == nil {
+			s.close()
+			break
+		}
+		if tries == most {
+			t.Fatalf("after %d times, the last with a patience of %v: %v", tries, leaf.patience, err)
+		}
+	}
+	if leaf.patience != dialTimeout {
+		t.Errorf("after a handshake that was quick enough the patience is %v", leaf.patience)
+	}
+}
+
 // Two leaf nodes, and whatever can happen to them and the lines to them, in any order: in the end the two together have every
 // record, and neither has a gap that the other does not fill.
 func TestChaosLosesNothing(t *testing.T) {

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -22,8 +23,9 @@ import (
 
 const (
 	dialTimeout  = 2 * time.Second
-	pingInterval = 5 * time.Second // of an idle line; the library's two minutes find a dead one after six
-	pongTimeout  = time.Second     // for the question "are you there" after an acknowledgement that did not come
+	mostPatience = 15 * time.Second // with a handshake; less than the peers have (peer/node)
+	pingInterval = 5 * time.Second  // of an idle line; the library's two minutes find a dead one after six
+	pongTimeout  = time.Second      // for the question "are you there" after an acknowledgement that did not come
 )
 
 // session is one connection to one leaf node, from dialling to its end.
@@ -76,13 +78,15 @@ func (w *watchedConn) close() {
 // dial connects and asks where the stream ends. It returns only with an acknowledged right to publish. The end of attempt
 // gives up; the end of ctx also ends the session that was made.
 func (l *Link) dial(ctx, attempt context.Context, leaf *leafNode) (*session, error) {
+	began, patience := time.Now(), cmp.Or(leaf.patience, dialTimeout)
+	leaf.patience = dialTimeout
 	s := &session{link: l, leaf: leaf, conn: &watchedConn{ctx: attempt}}
 	s.ctx, s.end = context.WithCancelCause(ctx)
 	defer context.AfterFunc(attempt, s.conn.close)() // the library does not take a context
 	opts := []nats.Option{
 		nats.Name("vitalgate " + l.cfg.Box.String()),
 		nats.SetCustomDialer(s.conn),
-		nats.Timeout(dialTimeout),
+		nats.Timeout(patience),
 		nats.NoReconnect(), // the link reconnects: with the library's reconnecting come its buffers, which are no proof of anything
 		nats.IgnoreDiscoveredServers(),
 		nats.CustomInboxPrefix(l.inbox()),
@@ -102,6 +106,9 @@ func (l *Link) dial(ctx, attempt context.Context, leaf *leafNode) (*session, err
 	}
 	nc, err := nats.Connect(leaf.URL, opts...)
 	if err != nil {
+		if time.Since(began) >= patience {
+			leaf.patience = min(2*patience, mostPatience)
+		}
 		s.conn.close()
 		s.end(err)
 		return nil, explainClose(leaf, err)

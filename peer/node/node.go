@@ -363,7 +363,7 @@ logtime: false`)
 	if c.ListenBoxes != "" {
 		t.raw("tls {")
 		t.tls(c)
-		t.raw("verify: true\nhandshake_first: true\ntimeout: 3\n}")
+		t.raw("verify: true\nhandshake_first: true\ntimeout: 20\n}") // the TPM of a box signs in it, which may take seconds
 	}
 	t.raw("jetstream {")
 	t.line(`store_dir: %s`, filepath.Join(c.Dir, "nats"))

@@ -46,6 +46,7 @@ type box struct {
 	updater *update.Updater
 	server  *maintain.Server
 	firm    *attestation.Firmware
+	hung    bool          // before this start; the watchdog restarted it
 	trial   atomic.Bool   // written by judge, read for tools
 	ended   chan struct{} // closed when the line has ended; nil while there is none
 	again   chan string   // why the box is to restart
@@ -90,7 +91,11 @@ func (b *box) run(ctx context.Context) string {
 		time.Sleep(10 * time.Second)
 		return "the kernel's file systems are missing"
 	}
-	go watchdog(ctx, b.work.alive, b.log)
+	dog := openWatchdog(b.log)
+	if b.hung = dog.fired(); b.hung {
+		b.log.Warn("the watchdog restarted the box, because it hung")
+	}
+	go dog.feed(ctx, b.work.alive)
 	plug := &hotplug{stick: func(device string) { b.stick(ctx, device) }, log: b.log}
 	again, err := b.open(ctx)
 	if again != "" {
@@ -281,6 +286,9 @@ func (b *box) system() map[string]string {
 	facts := map[string]string{"release": b.running.Version, "rollback index": fmt.Sprint(b.running.RollbackIndex), "keys": b.running.Keys, "secure boot": "on"}
 	if s, err := b.slots.Current(); err == nil {
 		facts["slot"] = string(s)
+	}
+	if b.hung {
+		facts["last restart"] = "by the watchdog, because the box hung"
 	}
 	if b.trial.Load() {
 		facts["update"] = "this release is on trial until a reading comes through"

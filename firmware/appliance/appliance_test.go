@@ -137,8 +137,9 @@ func TestTheButtonMustBeHeld(t *testing.T) {
 		pressed bool
 		want    bool
 	}{
-		{0, true, false}, {9 * time.Second, true, false}, {9500 * time.Millisecond, false, false}, {10 * time.Second, true, false},
-		{19 * time.Second, true, false}, {20 * time.Second, true, true},
+		{-time.Hour, true, false}, {-time.Minute, true, false}, // stuck
+		{-time.Second, false, false}, {0, true, false}, {9 * time.Second, true, false}, {9500 * time.Millisecond, false, false},
+		{10 * time.Second, true, false}, {19 * time.Second, true, false}, {20 * time.Second, true, true},
 	} {
 		if got := h.see(c.pressed, at.Add(c.after)); got != c.want {
 			t.Errorf("after %v: %v", c.after, got)

@@ -94,18 +94,22 @@ func requestLine(chip *os.File, name string) (*os.File, error) {
 	return nil, nil
 }
 
-// hold counts how long a button has been pressed without a break.
-type hold struct{ since time.Time }
+// hold counts how long a button has been pressed without a break. One that was never seen released is stuck, or its line is not
+// connected: it would wipe the box at every start.
+type hold struct {
+	released bool
+	since    time.Time
+}
 
 // see says whether the button has been held long enough.
 func (h *hold) see(pressed bool, now time.Time) bool {
 	switch {
 	case !pressed:
-		h.since = time.Time{}
-	case h.since.IsZero():
+		h.released, h.since = true, time.Time{}
+	case h.released && h.since.IsZero():
 		h.since = now
 	}
-	return pressed && now.Sub(h.since) >= holdTime
+	return !h.since.IsZero() && now.Sub(h.since) >= holdTime
 }
 
 // button resets the box when its button has been held.

@@ -114,7 +114,7 @@ func (c *clock) run(ctx context.Context, servers func() []string) {
 				continue
 			}
 			if !good || r.ClockOffset.Abs() >= stepAtLeast {
-				c.log.Info("time", "server", s, "offset", r.ClockOffset.String())
+				c.log.Info("the time is that of a server", "server", s, "offset", r.ClockOffset.String())
 			}
 			good, wait = true, askEvery
 			break

@@ -47,6 +47,10 @@ func (n *network) begin(ctx context.Context) error {
 			return fmt.Errorf("cannot bring up lo: %w", err)
 		}
 	}
+	// Who asks on one network is not told of an address on another (Linux, Documentation/networking/ip-sysctl.rst).
+	if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("1"), 0); err != nil {
+		n.log.Error("addresses are told on every network", "error", err.Error())
+	}
 	all, err := n.kept()
 	if err != nil {
 		n.log.Error("the kept network settings cannot be used; the box takes an address by DHCP", "error", err.Error())

@@ -95,12 +95,14 @@ func testLine(ctx context.Context, t *tester, device string) {
 	}
 	before, counts := l.counters()
 	bytesSent, done := 0, 0
+	var refused []string
 	for _, s := range settings(t.Factory) {
 		if ctx.Err() != nil {
 			return
 		}
 		n, err := l.try(s)
 		if errors.Is(err, errUnsupported) {
+			refused = append(refused, s.String())
 			continue
 		}
 		if err != nil {
@@ -121,6 +123,9 @@ func testLine(ctx context.Context, t *tester, device string) {
 	note := ""
 	if !counts {
 		note = " The driver counts no errors (TIOCGICOUNT)."
+	}
+	if len(refused) > 0 {
+		note += " It does not take " + strings.Join(refused, ", ") + "."
 	}
 	t.pass(device, figures, "What was sent with %d settings came back, by %s.%s", done, how, note)
 	l.modem(t, device, how)

@@ -150,6 +150,17 @@ func (w *ward) refused(want string, args ...string) {
 	}
 }
 
+// enrol makes the machine the facility's, with a monitor at each serial line.
+func (w *ward) enrol(m *machine, label string) {
+	w.t.Helper()
+	out := w.do("vitalprov", "enrol", m.link, "--label", label, "--box", "f1/gw1", "--leaf", "hub=tls://10.0.2.2:"+port(w.boxes), "--timeout", "8m",
+		"--monitor", "name=bed-1 kind=serial device="+pciLine+" framing=mllp dialect=ihe-pcd01 zone=UTC bed=ICU-1",
+		"--monitor", "name=bed-2 kind=serial device="+usbLine+" framing=mllp dialect=ihe-pcd01 zone=UTC bed=ICU-2")
+	if !strings.Contains(out, "TPM") || strings.Contains(out, "NOT A TPM") {
+		w.t.Errorf("enrol says %s", out)
+	}
+}
+
 // reading has a monitor send one message over the serial line at addr; AA means that it is on the box's disk.
 func (w *ward) reading(addr string) {
 	w.t.Helper()
@@ -168,7 +179,7 @@ func (w *ward) reading(addr string) {
 // seen waits until the hub has verified so many readings of the box.
 func (w *ward) seen(monitor string) string {
 	w.t.Helper()
-	return w.do("vitalprov", "readings", "f1/gw1", "--yes", "--monitor", monitor, "--timeout", "4m")
+	return w.do("vitalprov", "readings", "f1/gw1", "--yes", "--monitor", monitor, "--timeout", "8m")
 }
 
 // TestTheLifeOfABox is a box from the factory to its end.
@@ -204,23 +215,14 @@ func TestTheLifeOfABox(t *testing.T) {
 	phase("first start: keys in the firmware, data made, nobody's box waits")
 
 	// A stick shows the label to whoever stands at the box.
-	s := newStick(t, at("stick.img"))
-	pull := m.plug(s.path)
-	m.says("the stick may be pulled")
-	pull()
-	label := strings.TrimSpace(s.get("VG-*/label.txt"))
+	label := m.label(at("stick.img"))
 	phase("the label is on the stick")
 	if out := w.do("vitalprov", "probe", m.link, "--label", label); !strings.Contains(out, "nobody's") {
 		t.Errorf("probe says %s", out)
 	}
 
 	// Enrolment by the field tool; monitors at both serial lines.
-	enrol := []string{"vitalprov", "enrol", m.link, "--label", label, "--box", "f1/gw1", "--leaf", "hub=tls://10.0.2.2:" + port(w.boxes), "--timeout", "4m",
-		"--monitor", "name=bed-1 kind=serial device=" + pciLine + " framing=mllp dialect=ihe-pcd01 zone=UTC bed=ICU-1",
-		"--monitor", "name=bed-2 kind=serial device=" + usbLine + " framing=mllp dialect=ihe-pcd01 zone=UTC bed=ICU-2"}
-	if out := w.do(enrol...); !strings.Contains(out, "TPM") || strings.Contains(out, "NOT A TPM") {
-		t.Errorf("enrol says %s", out)
-	}
+	w.enrol(m, label)
 	phase("enrolled")
 	w.reading(m.pci)
 	w.reading(m.usb)
@@ -297,9 +299,9 @@ func TestTheLifeOfABox(t *testing.T) {
 	m.says("running")
 	phase("a release whose kernel panics is rolled back")
 	never := f.release("3.0.0-never", 3, "./bad/never", "keys")
-	s = newStick(t, at("stick2.img"))
+	s := newStick(t, at("stick2.img"))
 	s.put(bundle(never), "update.vgu")
-	pull = m.plug(s.path)
+	pull := m.plug(s.path)
 	m.says("the update was rolled back")
 	m.says("the stick has nothing new")
 	pull()

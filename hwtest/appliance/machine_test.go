@@ -25,12 +25,16 @@ type machine struct {
 	pci  string // the other ends of the serial lines
 	usb  string
 
+	board string   // QEMU's machine
+	rtc   string   // what its clock says when it is switched on; "": the time
+	more  []string // of QEMU's arguments
+
 	console *console
 	qemu    *exec.Cmd
 	tpm     *exec.Cmd
 	monitor *monitor
 	sticks  int
-	starts  int
+	sockets string
 }
 
 const firmwareCode, firmwareVars = "/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"
@@ -38,7 +42,7 @@ const firmwareCode, firmwareVars = "/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share
 // newMachine is fresh from the factory but for the disk, which was written with the image.
 func newMachine(t *testing.T, dir, image string) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: dir, link: freeAddr(t), pci: freeAddr(t), usb: freeAddr(t), console: &console{path: filepath.Join(dir, "console.log")}}
+	m := &machine{t: t, board: "virt", dir: dir, link: freeAddr(t), pci: freeAddr(t), usb: freeAddr(t), console: &console{path: filepath.Join(dir, "console.log")}}
 	for _, d := range []string{dir, filepath.Join(dir, "tpm")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
@@ -59,12 +63,34 @@ func (m *machine) disk() string { return filepath.Join(m.dir, "disk.img") }
 // on gives the machine its power.
 func (m *machine) on() {
 	m.t.Helper()
-	m.starts++
+	m.qemu = exec.Command("qemu-system-aarch64", m.parts()...)
+	m.qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var said bytes.Buffer
+	m.qemu.Stderr = &said
+	if err := m.qemu.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	defer func() {
+		if m.monitor == nil {
+			m.t.Logf("QEMU says: %s", said.String())
+		}
+	}()
+	await(m.t, "QEMU", patience, func() bool {
+		var err error
+		m.monitor, err = dialMonitor(filepath.Join(m.sockets, "qmp"))
+		return err == nil
+	})
+}
+
+// parts starts the TPM and gives what QEMU must be told to build the machine.
+func (m *machine) parts() []string {
+	m.t.Helper()
 	sockets, err := os.MkdirTemp("", "vg") // a socket's path has at most 107 bytes
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	m.t.Cleanup(func() { os.RemoveAll(sockets) })
+	m.sockets = sockets
 	at := func(name string) string { return filepath.Join(sockets, name) }
 	m.tpm = exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+filepath.Join(m.dir, "tpm"), "--ctrl", "type=unixio,path="+at("tpm"), "--flags", "not-need-init")
 	m.tpm.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -80,7 +106,7 @@ func (m *machine) on() {
 		host, port, _ := net.SplitHostPort(addr)
 		return fmt.Sprintf("socket,id=%s,host=%s,port=%s,server=on,wait=off", id, host, port)
 	}
-	args := []string{"-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-m", "512", "-nodefaults", "-display", "none",
+	args := []string{"-M", m.board, "-cpu", "cortex-a53", "-smp", "2", "-m", "512", "-nodefaults", "-display", "none",
 		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + firmwareCode,
 		"-drive", "if=pflash,format=raw,unit=1,file=" + filepath.Join(m.dir, "vars.fd"),
 		"-chardev", "socket,id=chrtpm,path=" + at("tpm"), "-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-tis-device,tpmdev=tpm0",
@@ -91,18 +117,12 @@ func (m *machine) on() {
 		"-drive", "if=none,id=hd0,format=raw,cache=writeback,file=" + m.disk(), "-device", "virtio-blk-pci,drive=hd0",
 		"-device", "i6300esb", "-action", "watchdog=reset",
 		"-qmp", "unix:" + at("qmp") + ",server=on,wait=off",
+		"-chardev", "socket,id=gdb,server=on,wait=off,path=" + at("gdb"), "-gdb", "chardev:gdb",
 	}
-	m.qemu = exec.Command("qemu-system-aarch64", args...)
-	m.qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var said bytes.Buffer
-	m.qemu.Stderr = &said
-	if err := m.qemu.Start(); err != nil {
-		m.t.Fatal(err)
+	if m.rtc != "" {
+		args = append(args, "-rtc", "base="+m.rtc)
 	}
-	await(m.t, "QEMU: "+said.String(), time.Minute, func() bool {
-		m.monitor, err = dialMonitor(at("qmp"))
-		return err == nil
-	})
+	return append(args, m.more...)
 }
 
 // off is a power cut.
@@ -133,6 +153,16 @@ func (m *machine) plug(image string) (pull func()) {
 			return m.monitor.call("blockdev-del", map[string]any{"node-name": node}) == nil
 		})
 	}
+}
+
+// label has a stick take the label of the box.
+func (m *machine) label(path string) string {
+	m.t.Helper()
+	s := newStick(m.t, path)
+	pull := m.plug(s.path)
+	m.says("the stick may be pulled")
+	pull()
+	return strings.TrimSpace(s.get("VG-*/label.txt"))
 }
 
 func (m *machine) do(command string, arguments map[string]any) {
@@ -234,7 +264,7 @@ func (c *console) next() (l line, ok bool) {
 }
 
 // patience is for a machine that is emulated on a computer that does much else.
-const patience = 4 * time.Minute
+const patience = 8 * time.Minute
 
 // says waits until the box says one of these, and gives the line.
 func (m *machine) says(messages ...string) line {

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -254,27 +252,9 @@ func (c statusCmd) Run(ctx context.Context) error {
 			return errors.New("cannot ask: the configuration has no status.listen")
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status", nil)
+	r, body, err := status.Ask(ctx, addr, box)
 	if err != nil {
-		return fmt.Errorf("cannot ask %s: %w", addr, err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("cannot reach the box at %s: %w; is vitalgate run running?", addr, err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return fmt.Errorf("cannot read the box's answer: %w", err)
-	}
-	var r status.Report
-	if err := json.Unmarshal(body, &r); err != nil {
-		return fmt.Errorf("cannot read the box's answer: %w", err)
-	}
-	if box != "" && r.Box != box {
-		return fmt.Errorf("cannot tell how box %s is: another box (%s) answers at %s; give each box of one machine its own status.listen", box, r.Box, addr)
+		return err
 	}
 	if c.JSON {
 		os.Stdout.Write(body)

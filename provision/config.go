@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,37 +17,179 @@ import (
 type binding struct {
 	Monitor []string `sep:"none" placeholder:"KEY=VALUE …" help:"One monitor, as keys of the box's configuration with blanks between: name=bed-12 kind=serial device=/dev/ttyUSB0 dialect=comen zone=Europe/Berlin bed=ICU-12. Again for the next one."`
 	Config  string   `type:"existingfile" placeholder:"FILE" help:"A whole configuration in place of --monitor; box.data must be \"data\" and network.grant \"grant.json\"."`
-	Status  string   `default:"127.0.0.1:8100" help:"Where the box shows its status page."`
+	Status  string   `placeholder:"HOST:PORT" help:"Where the box shows its status page (without it: as before, at first 127.0.0.1:8100, which only the box itself sees)."`
 }
 
 // numbers are the keys of a monitor that are no text.
 var numbers = map[string]bool{"baud": true, "data_bits": true, "stop_bits": true, "max_connections": true}
 
-// text is the box's configuration. What its keys mean, and whether the values are possible, only the box's firmware knows.
+// text is the configuration of a box that has none. What its keys mean, and whether the values are possible, only the box's firmware
+// knows.
 func (b binding) text(box string) (string, error) {
 	if b.Config != "" {
-		t, err := os.ReadFile(b.Config)
-		if err != nil {
-			return "", fmt.Errorf("cannot read the configuration: %w", err)
-		}
-		return string(t), nil
+		return b.file()
 	}
-	if len(b.Monitor) == 0 {
+	monitors, err := b.monitors()
+	if err != nil {
+		return "", err
+	}
+	if len(monitors) == 0 {
 		return "", errors.New("cannot bind the box to nothing: give a --monitor for each monitor at it, or a --config FILE")
 	}
-	var monitors []map[string]any
+	all := map[string]any{"box": map[string]string{"id": box, "data": "data"}, "network": map[string]string{"grant": "grant.json"}, "monitor": monitors}
+	if b.Status != "" {
+		all["status"] = map[string]string{"listen": b.Status}
+	}
+	t, err := toml.Marshal(all)
+	return string(t), err
+}
+
+func (b binding) file() (string, error) {
+	t, err := os.ReadFile(b.Config)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	return string(t), nil
+}
+
+func (b binding) monitors() (all []map[string]any, err error) {
 	for _, m := range b.Monitor {
 		keys, err := parseMonitor(m)
 		if err != nil {
+			return nil, err
+		}
+		all = append(all, keys)
+	}
+	return all, nil
+}
+
+// over changes the configuration in force: the flags' monitors take the place of its monitors, and the flag's status page that of its
+// own. All else stays as it was, letter by letter; and so does a monitor that is as the flags have it.
+func (b binding) over(inForce string) (string, error) {
+	if b.Config != "" {
+		return b.file()
+	}
+	monitors, err := b.monitors()
+	if err != nil {
+		return "", err
+	}
+	if len(monitors) == 0 && b.Status == "" {
+		return "", errors.New("cannot bind the box to nothing: give a --monitor for each monitor at it, or a --config FILE")
+	}
+	tables := split(inForce)
+	if len(monitors) > 0 {
+		if tables, err = putMonitors(tables, monitors); err != nil {
 			return "", err
 		}
-		monitors = append(monitors, keys)
 	}
-	t, err := toml.Marshal(map[string]any{
-		"box": map[string]string{"id": box, "data": "data"}, "network": map[string]string{"grant": "grant.json"},
-		"status": map[string]string{"listen": b.Status}, "monitor": monitors,
-	})
-	return string(t), err
+	if b.Status != "" {
+		tables = putStatus(tables, b.Status)
+	}
+	var text strings.Builder
+	for _, t := range tables {
+		text.WriteString(t.text)
+	}
+	return text.String(), b.verify(inForce, text.String(), monitors)
+}
+
+// verify says whether the new configuration is the old one with nothing changed but what the flags say. The texts are cut by lines,
+// which TOML allows to mislead.
+func (b binding) verify(old, new_ string, monitors []map[string]any) error {
+	var want, got map[string]any
+	err := errors.Join(toml.Unmarshal([]byte(old), &want), toml.Unmarshal([]byte(new_), &got))
+	if err == nil && len(monitors) > 0 {
+		list := make([]any, len(monitors))
+		for i, m := range monitors {
+			list[i] = m
+		}
+		want["monitor"] = list
+	}
+	if err == nil && b.Status != "" {
+		status, _ := want["status"].(map[string]any)
+		if status == nil {
+			status = map[string]any{}
+		}
+		status["listen"] = b.Status
+		want["status"] = status
+	}
+	if err != nil || !reflect.DeepEqual(want, got) {
+		return errors.Join(errors.New("cannot change this configuration without touching the rest of it; print it with vitalprov bind --show, change it by hand, and give it with --config FILE"), err)
+	}
+	return nil
+}
+
+// table is one table of a configuration as it is written, with the comment that stands right above it.
+type table struct{ name, text string }
+
+var header = regexp.MustCompile(`^[ \t]*\[{1,2}[ \t]*([A-Za-z0-9_-]+)[ \t]*\]{1,2}[ \t]*(#.*)?$`)
+
+func split(text string) []table {
+	all := []table{{}}
+	comment := "" // not yet known of what
+	for line := range strings.Lines(text) {
+		here := &all[len(all)-1]
+		switch m := header.FindStringSubmatch(strings.TrimRight(line, "\r\n")); {
+		case m != nil:
+			all = append(all, table{name: m[1], text: comment + line})
+			comment = ""
+		case strings.HasPrefix(strings.TrimSpace(line), "#"):
+			comment += line
+		default:
+			here.text += comment + line
+			comment = ""
+		}
+	}
+	last := &all[len(all)-1]
+	if last.text += comment; last.text != "" && !strings.HasSuffix(last.text, "\n") {
+		last.text += "\n"
+	}
+	return all
+}
+
+// putMonitors puts monitors where the first one stood, or at the end.
+func putMonitors(tables []table, monitors []map[string]any) ([]table, error) {
+	const name = "monitor"
+	at := slices.IndexFunc(tables, func(t table) bool { return t.name == name })
+	if at < 0 {
+		at = len(tables)
+	}
+	wished := make([]table, len(monitors))
+	for i, m := range monitors {
+		text, err := toml.Marshal(map[string]any{name: []any{m}})
+		if err != nil {
+			return nil, fmt.Errorf("cannot write the monitor: %w", err)
+		}
+		wished[i] = table{name, "\n" + string(text)}
+		for _, old := range tables {
+			var is struct{ Monitor []map[string]any }
+			if old.name == name && toml.Unmarshal([]byte(old.text), &is) == nil && len(is.Monitor) == 1 && reflect.DeepEqual(is.Monitor[0], m) {
+				wished[i] = old
+			}
+		}
+	}
+	others := func(of []table) []table {
+		return slices.DeleteFunc(slices.Clone(of), func(t table) bool { return t.name == name })
+	}
+	return slices.Concat(others(tables[:at]), wished, others(tables[at:])), nil
+}
+
+var listenKey = regexp.MustCompile(`(?m)^[ \t]*listen[ \t]*=.*$`)
+
+// putStatus puts the address of the status page where the old one stood, or where its key belongs.
+func putStatus(tables []table, address string) []table {
+	const name = "status"
+	line := "listen = " + strconv.Quote(address)
+	at := slices.IndexFunc(tables, func(t table) bool { return t.name == name })
+	if at < 0 {
+		return append(tables, table{name, "\n[status]\n" + line + "\n"})
+	}
+	t := &tables[at]
+	if listenKey.MatchString(t.text) {
+		t.text = listenKey.ReplaceAllLiteralString(t.text, line)
+		return tables
+	}
+	t.text = strings.TrimRight(t.text, "\r\n") + "\n" + line + "\n\n"
+	return tables
 }
 
 func parseMonitor(s string) (map[string]any, error) {
@@ -59,7 +204,7 @@ func parseMonitor(s string) (map[string]any, error) {
 		}
 		keys[k] = v
 		if numbers[k] {
-			n, err := strconv.Atoi(v)
+			n, err := strconv.ParseInt(v, 10, 64)
 			if err != nil {
 				return nil, fmt.Errorf("cannot use the monitor %q: %s must be a number", s, k)
 			}

@@ -245,7 +245,17 @@ func (c provisionCmd) Run(ctx context.Context) error {
 	if err := json.Unmarshal(grant, &g); err != nil {
 		return fmt.Errorf("cannot use %s: it is no grant: %w", c.Grant, err)
 	}
-	config, err := c.binding.text(g.Box)
+	var a protocol.About
+	if err := b.call(ctx, "GET", protocol.PathAbout, nil, &a); err != nil {
+		return err
+	}
+	var config string
+	switch {
+	case !a.Owned:
+		config, err = c.binding.text(g.Box)
+	case len(c.Monitor) > 0 || c.Config != "" || c.Status != "":
+		config, err = c.binding.over(a.Config)
+	}
 	if err != nil {
 		return err
 	}
@@ -275,7 +285,7 @@ func (c bindCmd) Run(ctx context.Context) error {
 	if !a.Owned {
 		return errors.New("cannot bind a box that is nobody's: vitalprov enrol does both")
 	}
-	config, err := c.binding.text(a.Box)
+	config, err := c.binding.over(a.Config)
 	if err != nil {
 		return err
 	}

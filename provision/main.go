@@ -25,7 +25,7 @@ type cli struct {
 	Enrol     enrolCmd     `cmd:"" help:"Make a box part of a facility: request, grant, configuration, start."`
 	Request   requestCmd   `cmd:"" help:"Fetch the enrolment request of a box, for a facility that is not within reach."`
 	Answer    answerCmd    `cmd:"" help:"Have a box answer what the facility asks about its TPM."`
-	Provision provisionCmd `cmd:"" help:"Give a box its grant and its configuration."`
+	Provision provisionCmd `cmd:"" help:"Give a box its grant and its configuration; one that has a configuration keeps it."`
 	Bind      bindCmd      `cmd:"" help:"Change the beds, monitors and dialects of a box."`
 	Network   networkCmd   `cmd:"" help:"Show network settings, or try new ones: without success the old ones come back."`
 	Readings  readingsCmd  `cmd:"" help:"See the first readings of a box at a peer, verified, and ask whether they are right."`

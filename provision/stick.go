@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,6 +29,9 @@ func (c stickPrepareCmd) Run() error {
 	s := protocol.StickAt(c.Stick)
 	if err := os.MkdirAll(string(s), 0o755); err != nil {
 		return fmt.Errorf("cannot prepare the stick: %w", err)
+	}
+	if before, err := os.ReadFile(s.Next()); err == nil && c.Box != "" {
+		say("Until now the next new box was to be %s.", strings.TrimSpace(string(before)))
 	}
 	if c.Box != "" {
 		if err := os.WriteFile(s.Next(), []byte(c.Box+"\n"), 0o644); err != nil {
@@ -63,43 +67,98 @@ func (c stickAnswerCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	granted, err := c.granted(own, strings.TrimSpace(string(box)))
+	if err != nil {
+		return err
+	}
+	if granted {
+		say("The facility's grant is on the stick already; only the configuration is written anew.")
+	} else if asked, err := c.grant(ctx, own); asked || err != nil {
+		return err
+	}
+	if err := os.WriteFile(own.Config(), []byte(config), 0o644); err != nil {
+		return fmt.Errorf("cannot write to the stick: %w", err)
+	}
+	please("plug the stick into box %s once more; result.txt then says what came of it", c.Name)
+	return nil
+}
+
+// granted says whether the facility has let the box in before. It does so once; what comes after can be done again.
+func (c stickAnswerCmd) granted(own protocol.StickBox, box string) (bool, error) {
+	text, err := os.ReadFile(own.Grant())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot read the stick: %w", err)
+	}
+	var g struct {
+		Box string `json:"box"`
+	}
+	if err := json.Unmarshal(text, &g); err != nil || g.Box != box {
+		return false, fmt.Errorf("cannot use the grant that is on the stick: it is damaged, or for another box than %s; remove %s, and have the facility write it again", box, own.Grant())
+	}
+	return true, nil
+}
+
+// grant has the facility let the box in, or ask its TPM first.
+func (c stickAnswerCmd) grant(ctx context.Context, own protocol.StickBox) (asked bool, err error) {
 	args := []string{"box", "add", own.Request(), "-o", own.Grant()}
 	if !c.OnTrust {
 		if _, err := os.Stat(own.Answer()); errors.Is(err, fs.ErrNotExist) {
-			return c.ask(ctx, own)
+			return true, c.ask(ctx, own)
 		}
 		args = append(args, "--answer", own.Answer())
 	}
 	for _, l := range c.Leaf {
 		args = append(args, "--leaf", l)
 	}
-	if _, err := c.peer(ctx, args...); err != nil {
-		if !slices.ContainsFunc(stale, func(reason string) bool { return strings.Contains(err.Error(), reason) }) {
-			return err
-		}
-		say("The answer on the stick is to no open question; the box is asked again: %v", err)
-		if err := errors.Join(os.Remove(own.Answer()), os.RemoveAll(own.Question())); err != nil {
-			return fmt.Errorf("cannot ask again: %w", err)
-		}
-		return c.ask(ctx, own)
+	_, err = c.peer(ctx, args...)
+	if err == nil || !slices.ContainsFunc(stale, func(reason string) bool { return strings.Contains(err.Error(), reason) }) {
+		return false, err
 	}
-	if err := writeNew(own.Config(), []byte(config), 0o644); err != nil {
-		return err
+	say("The answer on the stick is to no open question; the box is asked again: %v", err)
+	if err := errors.Join(os.Remove(own.Answer()), os.RemoveAll(own.Question())); err != nil {
+		return false, fmt.Errorf("cannot ask again: %w", err)
 	}
-	please("plug the stick into box %s once more; result.txt then says what came of it", c.Name)
-	return nil
+	return true, c.ask(ctx, own)
 }
 
 // ask puts the facility's question beside the request.
 func (c stickAnswerCmd) ask(ctx context.Context, own protocol.StickBox) error {
 	if _, err := os.Stat(own.Question()); err == nil {
-		return fmt.Errorf("cannot answer: box %s has not answered what the facility asks; plug the stick into it, or use --on-trust", c.Name)
+		return fmt.Errorf("cannot answer: box %s has not answered what the facility asks; plug the stick into it, or use --on-trust%s", c.Name, lastSaid(own))
 	}
 	if _, err := c.peer(ctx, "box", "ask", own.Request(), "-o", own.Question()); err != nil {
 		return fmt.Errorf("%w; a box whose TPM nobody vouches for can be let in --on-trust", err)
 	}
 	please("plug the stick into box %s for half a minute, so that its TPM answers; then give this command again", c.Name)
 	return nil
+}
+
+// lastSaid is what the box wrote on the stick at its last visit.
+func lastSaid(own protocol.StickBox) string {
+	text, err := os.ReadFile(own.Result())
+	if err != nil {
+		return ""
+	}
+	return "; at its last visit the box said: " + strings.TrimSpace(string(text))
+}
+
+// next is what is to be done for a box, by what the stick has of it.
+func next(own protocol.StickBox, result string) string {
+	has := func(path string) bool { _, err := os.Stat(path); return err == nil }
+	switch {
+	case strings.Contains(result, protocol.StickTaken):
+		return "done: the box needs the stick no more"
+	case has(own.Grant()) && has(own.Config()):
+		return "next: plug the stick into the box, which takes its grant and its configuration"
+	case has(own.Question()) && !has(own.Answer()):
+		return "next: plug the stick into the box, whose TPM answers the facility"
+	case has(own.Request()):
+		return "next: vitalprov stick answer, at the facility's hub"
+	}
+	return "next: vitalprov stick prepare --box FACILITY/NAME, and plug the stick into the box once more"
 }
 
 type stickShowCmd struct {
@@ -128,7 +187,7 @@ func (c stickShowCmd) Run() error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot read the stick: %w", err)
 		}
-		fmt.Printf("%s  %s\n    %s\n", filepath.Base(string(own)), strings.TrimSpace(string(result)), strings.TrimSpace(string(label)))
+		fmt.Printf("%s  %s\n    %s\n    %s\n", filepath.Base(string(own)), strings.TrimSpace(string(result)), strings.TrimSpace(string(label)), next(own, string(result)))
 	}
 	return nil
 }

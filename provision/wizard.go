@@ -17,7 +17,7 @@ import (
 type wizardCmd struct {
 	hubFlag
 	toolFlag
-	Status string `default:"127.0.0.1:8100" help:"Where the box shows its status page."`
+	Status string `placeholder:"HOST:PORT" help:"Where the box shows its status page (default 127.0.0.1:8100, which only the box itself sees)."`
 }
 
 func (c wizardCmd) Run(ctx context.Context) error { return c.run(ctx, os.Stdin, os.Stdout) }

@@ -87,6 +87,19 @@ func Request(ctx context.Context, box record.BoxID, id Identity, dir string) (*e
 	return r, nil
 }
 
+// IsLast says whether r is the last request that was made in folder dir. A grant for one from before a reset is for keys that are gone.
+func IsLast(r *enrolment.Request, dir string) (bool, error) {
+	digest, err := r.Digest()
+	if err != nil {
+		return false, err
+	}
+	last, err := os.ReadFile(filepath.Join(dir, requestFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("cannot read which enrolment was requested: %w", err)
+	}
+	return string(last) == hex.EncodeToString(digest), nil
+}
+
 // present is what the box shows of its TPM; nothing where it has none.
 func present(ctx context.Context, id Identity) (json.RawMessage, error) {
 	a, err := id.Attestor()

@@ -454,6 +454,30 @@ func TestStick(t *testing.T) {
 	if result, err := os.ReadFile(own.Result()); err != nil || !strings.Contains(string(result), "begins to work") {
 		t.Errorf("%s %v", result, err)
 	}
+	// The box is reset and comes back with the same stick: what is on it is for keys that are gone.
+	if status, text := b.as(b.Label(), f.tool(t, nil))("POST", protocol.PathReset, protocol.Reset{}); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	if did, err := b.Stick(t.Context(), mount); err != nil || !strings.Contains(did, "new enrolment request as f1/gw1") {
+		t.Fatalf("after a reset: %q %v", did, err)
+	}
+	for _, path := range []string{own.Grant(), own.Question()} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s of before the reset is still there", path)
+		}
+	}
+	if did, err := b.Stick(t.Context(), mount); err != nil || !strings.Contains(did, "waits for its grant") {
+		t.Errorf("%q %v", did, err)
+	}
+	if request, err = os.ReadFile(own.Request()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(own.Grant(), f.grant(t, request), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if did, err := b.Stick(t.Context(), mount); err != nil || !strings.HasPrefix(did, protocol.StickTaken) {
+		t.Errorf("%q %v", did, err)
+	}
 	if err := os.RemoveAll(string(own)); err != nil {
 		t.Fatal(err)
 	}

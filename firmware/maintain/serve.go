@@ -17,10 +17,10 @@ import (
 
 	"github.com/vitalgate/vitalgate/adapters/serial"
 	"github.com/vitalgate/vitalgate/fhir/mapping"
-	"github.com/vitalgate/vitalgate/firmware/config"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
 	"github.com/vitalgate/vitalgate/firmware/health"
 	"github.com/vitalgate/vitalgate/firmware/lamp"
+	page "github.com/vitalgate/vitalgate/firmware/status"
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 	"github.com/vitalgate/vitalgate/record"
@@ -331,7 +331,9 @@ func (s *Server) State(ctx context.Context) lamp.State {
 	switch {
 	case !st.Working, st.Report != nil && (json.Unmarshal(st.Report, &r) != nil || !r.Ready):
 		return lamp.NotWorking
-	case st.Report == nil: // no status page is configured, or it has not begun: the line runs, more is not known
+	case st.Report == nil && st.Trouble != "": // the page does not answer, or another box's does: nobody knows how this one is
+		return lamp.Attention
+	case st.Report == nil: // no status page is configured: the line runs, more is not known
 		return lamp.Good
 	case len(r.Conditions) > 0 && r.Conditions[0].Severity > health.Note:
 		return lamp.Attention
@@ -346,30 +348,12 @@ func (s *Server) status(ctx context.Context) (st protocol.Status) {
 	if err != nil || cfg.Status.Listen == "" || !st.Working {
 		return st
 	}
-	st.Report, err = s.page(ctx, cfg)
+	_, text, err := page.Ask(ctx, cfg.Status.Listen, cfg.Box.ID)
 	if err != nil && st.Trouble == "" {
 		st.Trouble = "The line has just begun, or its status page does not answer: " + err.Error()
 	}
+	st.Report = text
 	return st
-}
-
-func (s *Server) page(ctx context.Context, cfg *config.Config) (json.RawMessage, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+cfg.Status.Listen+"/status", nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, mostJSON))
-	if err == nil && !json.Valid(b) {
-		err = errors.New("it is not JSON")
-	}
-	return b, err
 }
 
 func (s *Server) postTest(w http.ResponseWriter, req *http.Request) (any, error) {

@@ -59,11 +59,21 @@ func (s *Server) serveStick(ctx context.Context, stick protocol.Stick, own proto
 	if err != nil {
 		return "", err
 	}
+	old, err := s.oldRequest(own)
+	if err != nil {
+		return "", err
+	}
 	if grant != nil && config != nil {
-		if err := s.provision(ctx, protocol.Provision{Grant: grant, Config: string(config)}); err != nil {
-			return "", err
+		if err := s.provision(ctx, protocol.Provision{Grant: grant, Config: string(config)}); err == nil || !old {
+			return protocol.StickTaken + " and begins to work", err
 		}
-		return "the box took its grant and its configuration and begins to work", nil
+	}
+	if old {
+		for _, path := range []string{own.Grant(), own.Answer(), own.Question(), own.Request()} {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return "", fmt.Errorf("cannot write to the stick: %w", err)
+			}
+		}
 	}
 	name, err := fromStick(own.Box())
 	if err != nil {
@@ -115,7 +125,24 @@ func (s *Server) serveStick(ctx context.Context, stick protocol.Stick, own proto
 			return "", fmt.Errorf("cannot write to the stick: %w", err)
 		}
 	}
+	if old {
+		return "the request on the stick was of keys that this box has no more; the box wrote a new enrolment request as " + id.String(), nil
+	}
 	return "the box wrote its enrolment request as " + id.String(), nil
+}
+
+// oldRequest says whether the request on the stick is another than the last one of this box.
+func (s *Server) oldRequest(own protocol.StickBox) (bool, error) {
+	text, err := fromStick(own.Request())
+	if text == nil || err != nil {
+		return false, err
+	}
+	var q enrolment.Request
+	if err := json.Unmarshal(text, &q); err != nil {
+		return true, nil // a visit that was cut short
+	}
+	last, err := enrol.IsLast(&q, s.folder.data())
+	return !last, err
 }
 
 // answerStick lets the TPM answer what the facility asks.

@@ -126,8 +126,13 @@ func TestAStickOnTrust(t *testing.T) {
 	f.refuses("cannot answer without the facility", "vitalprov", "stick", "answer", f.stick, f.box.Label().Name(), "--monitor", "name=bed-1")
 	f.refuses("can be let in --on-trust", f.answer(monitor)...)
 	f.visit("the box waits for its grant")
-	f.says("once more; result.txt", f.answer(monitor, "--on-trust")...)
+	// A configuration that the box refuses: the answer is given again.
+	f.says("once more; result.txt", f.answer(monitor, "--on-trust", "--monitor", "name=bed-2 addres=127.0.0.1:1")...)
+	f.visit("addres")
+	f.says("next: plug the stick into the box, which takes", "vitalprov", "stick", "show", f.stick)
+	f.says("only the configuration is written anew", f.answer(monitor, "--on-trust")...)
 	f.visit("begins to work")
+	f.says("done: the box needs the stick no more", "vitalprov", "stick", "show", f.stick)
 
 	for c := (net.Conn)(nil); c == nil; time.Sleep(20 * time.Millisecond) {
 		var err error

@@ -9,7 +9,13 @@ import "path/filepath"
 // First visit: the box reads Box and writes Label and Request. The facility asks Question of its TPM; on the next visit the box
 // writes Answer. The facility answers with Grant and Config. Last visit: the box takes them and writes Result. A facility that lets
 // the box in on trust leaves question and answer out.
+//
+// Each step may be done again: a box that was refused something takes what is better on the next visit, and one that was reset in
+// between finds that the request is of keys that are gone, and writes a new one in place of all that followed from it.
 type Stick string
+
+// StickTaken is how the result begins, after its time, once the box needs the stick no more.
+const StickTaken = "the box took its grant and its configuration"
 
 // StickAt is the stick's folder below the place where the stick is mounted.
 func StickAt(mount string) Stick { return Stick(filepath.Join(mount, "vitalgate")) }

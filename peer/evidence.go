@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
@@ -12,6 +13,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/vitalgate/vitalgate/peer/facility"
@@ -153,9 +156,10 @@ func (c *evidenceListCmd) Run() error {
 
 type evidenceGapCmd struct {
 	data
-	Box string `arg:"" help:"facility/name"`
-	Add string `placeholder:"FILE" help:"Evidence that another peer made of the gap: this peer adds its word to it, if it has not got those records either."`
-	Out string `short:"o" required:"" placeholder:"FILE" help:"A new file."`
+	Box    string  `arg:"" help:"facility/name"`
+	Record *uint64 `help:"Where several runs of records are missing: a record of the one that is meant (default the first)."`
+	Add    string  `placeholder:"FILE" help:"Evidence that another peer made of the gap: this peer adds its word to it, if it has not got those records either."`
+	Out    string  `short:"o" required:"" placeholder:"FILE" help:"A new file."`
 }
 
 func (c *evidenceGapCmd) Run(ctx context.Context) error {
@@ -182,7 +186,11 @@ func (c *evidenceGapCmd) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	a, err := s.do(ctx, http.MethodPost, "/gap?"+url.Values{"box": {r.Box}}.Encode(), bytes.NewReader(others))
+	which := url.Values{"box": {r.Box}}
+	if c.Record != nil {
+		which.Set("record", strconv.FormatUint(*c.Record, 10))
+	}
+	a, err := s.do(ctx, http.MethodPost, "/gap?"+which.Encode(), bytes.NewReader(others))
 	if errors.As(err, &unknownBox{}) {
 		return fmt.Errorf("cannot make evidence: no record of box %s is missing here, as far as this peer has heard", r.Box)
 	}
@@ -217,8 +225,12 @@ func (p *peer) serveGap(w http.ResponseWriter, q *http.Request) {
 	others, err := io.ReadAll(io.LimitReader(q.Body, 2<<20))
 	if len(others) > 0 {
 		f, err = p.sameGap(box, others)
-	} else if gap := work.State().Gap; gap != nil {
-		f, err = box.Missing(gap.To)
+	} else if err == nil {
+		gaps := box.Gaps()
+		if g := work.State().Gap; g != nil {
+			gaps = append(gaps, store.Gap{From: g.From, To: g.To})
+		}
+		f, err = missing(box, gaps, q.URL.Query().Get("record"))
 	}
 	if err == nil && f == nil {
 		http.NotFound(w, q)
@@ -237,6 +249,26 @@ func (p *peer) serveGap(w http.ResponseWriter, q *http.Request) {
 	w.Write(b)
 }
 
+// missing begins the evidence of the first gap, or of the one in which a record is missing.
+func missing(box *store.Box, gaps []store.Gap, which string) (*evidence.File, error) {
+	slices.SortFunc(gaps, func(a, b store.Gap) int { return cmp.Compare(a.From, b.From) })
+	for _, g := range gaps {
+		if which != "" {
+			n, err := strconv.ParseUint(which, 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("cannot make evidence of record %q: it is no index", which)
+			}
+			if n < g.From || n >= g.To {
+				continue
+			}
+		}
+		if f, err := box.Missing(g.From, g.To); f != nil || err != nil {
+			return f, err
+		}
+	}
+	return nil, nil
+}
+
 // sameGap reads another peer's evidence of a gap that this peer has too.
 func (p *peer) sameGap(box *store.Box, text []byte) (*evidence.File, error) {
 	f, err := evidence.Parse(text)
@@ -250,8 +282,9 @@ func (p *peer) sameGap(box *store.Box, text []byte) (*evidence.File, error) {
 	if found.Kind != evidence.Gap || found.Box != box.ID || !had(box.Registration(), found.Key) {
 		return nil, errOtherKey
 	}
-	if box.Next() > f.From {
-		return nil, fmt.Errorf("cannot add a word to the evidence: this peer has record %d", f.From)
+	held, err := box.Holds(f.From, f.To)
+	if held {
+		err = fmt.Errorf("cannot add a word to the evidence: this peer has records between %d and %d", f.From, f.To-1)
 	}
-	return f, nil
+	return f, err
 }

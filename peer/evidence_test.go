@@ -4,12 +4,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/cosign"
+	"github.com/vitalgate/vitalgate/record/enrolment"
 )
 
 // conditionsOf are the codes of the conditions about a box.
@@ -139,6 +141,9 @@ func TestAGapIsEvidence(t *testing.T) {
 	}
 	program(t, "evidence", "gap", "f1/gw1", "-o", one, "--data", string(ward.dir))
 	program(t, "evidence", "gap", "f1/gw1", "--add", one, "-o", both, "--data", string(hub.dir))
+	if _, err := tryProgram("evidence", "gap", "f1/gw1", "--add", both, "-o", filepath.Join(dir, "again"), "--data", string(hub.dir)); err == nil || !strings.Contains(err.Error(), "the word of peer hub stands in it already") {
+		t.Errorf("the same word twice: %v", err)
+	}
 	if out, err := tryProgram("evidence", "verify", both); err == nil || !strings.Contains(err.Error(), "--authority") {
 		t.Errorf("without the facility: %v %s", err, out)
 	}
@@ -154,9 +159,100 @@ func TestAGapIsEvidence(t *testing.T) {
 	ward.send(box, box.Log[11:16])
 	ward.until("the rest", func() bool {
 		_, err := tryProgram("evidence", "gap", "f1/gw1", "--add", one, "-o", filepath.Join(dir, "late"), "--data", string(ward.dir))
-		return err != nil && strings.Contains(err.Error(), "this peer has record 11")
+		return err != nil && strings.Contains(err.Error(), "this peer has records between 11 and 15")
 	})
 	if _, err := tryProgram("evidence", "verify", filepath.Join(dir, "nothing")); err == nil {
 		t.Error("a file that is not there: taken")
+	}
+}
+
+// Whatever a box can do to its log that a running peer sees becomes a file that an outsider can check: one who has this file, the public
+// key of the box or the certificate of the facility, and nothing else.
+func TestEvidenceOfEachKindIsCheckedByAnOutsider(t *testing.T) {
+	hub := newHub(t, "")
+	hub.flags = []string{"--patience", "1s"}
+	boxes := map[string]*peertest.Box{}
+	for _, kind := range []string{"fork", "clone", "disk", "chip", "gap"} {
+		boxes[kind] = peertest.NewBox(t, "f1/"+kind)
+		hub.enrol(boxes[kind])
+	}
+	hub.start()
+	box := boxes["fork"] // the disk was put back, and what was on it is hidden: the boot leaf says nothing
+	hub.send(box, box.Record(5))
+	image := box.Fork(len(box.Log))
+	hub.send(box, box.Record(5))
+	image.Starts = 2
+	hub.send(image, image.Record(5))
+
+	box = boxes["clone"]
+	hub.send(box, box.Record(5))
+	image = box.Fork(len(box.Log))
+	hub.send(box, box.Record(5))
+	hub.send(image, image.Record(5))
+
+	box = boxes["disk"]
+	hub.send(box, box.Record(5))
+	image = box.Fork(len(box.Log))
+	hub.send(box, box.Record(5))
+	hub.send(image, image.Restart())
+
+	box = boxes["chip"]
+	box.Record(1)
+	box.Restart()
+	hub.send(box, box.Log)
+	box.Starts = 1
+	hub.send(box, box.Record(2))
+
+	box = boxes["gap"]
+	hub.send(box, box.Record(5))
+	lost := box.Record(5)
+	hub.send(box, box.Record(5))
+	hub.has(box) // the log has gone on without them
+	outside := t.TempDir()
+	at := func(name string) string { return filepath.Join(outside, name) }
+	program(t, "evidence", "gap", "f1/gap", "--record", strconv.FormatUint(lost[0].Index, 10), "-o", at("gap"), "--data", string(hub.dir))
+	if _, err := tryProgram("evidence", "gap", "f1/gap", "--record", "1", "-o", at("none"), "--data", string(hub.dir)); err == nil || !strings.Contains(err.Error(), "no record of box f1/gap is missing here") {
+		t.Errorf("evidence of a record that is here: %v", err)
+	}
+	if err := os.Rename(hub.dir.CA(), at("ca.pem")); err != nil { // an outsider has no more than this of the facility
+		t.Fatal(err)
+	}
+	for kind := range boxes {
+		if kind != "gap" {
+			var found []string
+			hub.until("evidence of "+kind, func() bool {
+				found, _ = filepath.Glob(filepath.Join(hub.dir.Evidence(), "f1", kind, "*.json")) // the note is written last
+				return len(found) > 0
+			})
+			text, err := os.ReadFile(strings.TrimSuffix(found[0], ".json") + ".evidence")
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, at(kind), text)
+		}
+		key, err := enrolment.FormatKey(&boxes[kind].Data.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, at(kind+".pem"), []byte(key))
+	}
+	hub.stop()
+	if err := os.RemoveAll(string(hub.dir)); err != nil {
+		t.Fatal(err)
+	}
+	for kind, says := range map[string]string{"fork": "fork of box", "clone": "clone of box", "disk": "rollback of box", "chip": "rollback of box", "gap": "gap of box"} {
+		check := []string{"evidence", "verify", at(kind), "--key", at(kind + ".pem"), "--authority", at("ca.pem")}
+		if out, err := tryProgram(check...); err != nil || !strings.HasPrefix(out, says) {
+			t.Errorf("%s: the outsider is told %q, %v", kind, out, err)
+		}
+		check[4] = at("another.pem")
+		key, err := enrolment.FormatKey(&peertest.Key(t).PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, check[4], []byte(key))
+		if err := command(t.Context(), check); err == nil || !strings.Contains(err.Error(), "(key)") {
+			t.Errorf("%s, against another key: %v", kind, err)
+		}
 	}
 }

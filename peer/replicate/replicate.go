@@ -341,7 +341,7 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 		return err
 	}
 	var refusal error
-	err := r.ask(ctx, b.ID, peer, from, func(data []byte) bool {
+	err := r.ask(ctx, b.ID, peer, from, pullRecords, func(data []byte) bool {
 		messages = append(messages, store.Message{Data: data, Label: fmt.Sprintf("pull-%s-%d", peer, from+n)})
 		n++
 		if size += len(data); size > pullBytes || len(messages) >= 256 {
@@ -355,15 +355,15 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 	return errors.Join(err, flush())
 }
 
-// ask asks a peer for records of a box from an index on and gives each answer to take, until it says no.
-func (r *Replicator) ask(ctx context.Context, id record.BoxID, peer string, from uint64, take func(data []byte) bool) error {
+// ask asks a peer for so many records of a box at most, from an index on, and gives each answer to take, until it says no.
+func (r *Replicator) ask(ctx context.Context, id record.BoxID, peer string, from, most uint64, take func(data []byte) bool) error {
 	inbox := inbox(r.Name)
 	sub, err := r.Conn.SubscribeSync(inbox)
 	if err != nil {
 		return err
 	}
 	defer sub.Unsubscribe()
-	ask, err := json.Marshal(pull{from, pullRecords})
+	ask, err := json.Marshal(pull{from, int(min(most, pullRecords))})
 	if err != nil {
 		return err
 	}
@@ -388,41 +388,66 @@ func (r *Replicator) ask(ctx context.Context, id record.BoxID, peer string, from
 	return errors.New("the peer sent more than was asked for")
 }
 
-// mendEvery is how often the other peers are asked for what is missing here.
-const mendEvery = 3 * time.Second
+// The other peers are asked for what is missing here at once, and a peer that has not got it ever more seldom.
+const (
+	mendEvery = 3 * time.Second
+	mendPause = time.Minute
+)
+
+// lack is what one peer was asked for.
+type lack struct {
+	box  record.BoxID
+	from uint64
+	peer string
+}
+
+// pause is until when a peer is not asked again.
+type pause struct {
+	until time.Time
+	next  time.Duration
+}
 
 // mend fills what is missing in the logs here with what other peers have.
 func (r *Replicator) mend(ctx context.Context) error {
 	tick := time.NewTicker(mendEvery)
 	defer tick.Stop()
+	pauses := map[lack]pause{}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
 		}
+		maps.DeleteFunc(pauses, func(_ lack, p pause) bool { return time.Since(p.until) > mendPause }) // of gaps that are no more
 		for _, b := range r.Store.Boxes() {
 			for _, gap := range b.Gaps() {
-				r.fill(ctx, b, gap)
+				r.fill(ctx, b, gap, pauses)
 			}
 		}
 	}
 }
 
 // fill asks one peer after another for what a gap lacks.
-func (r *Replicator) fill(ctx context.Context, b *store.Box, gap store.Gap) {
+func (r *Replicator) fill(ctx context.Context, b *store.Box, gap store.Gap, pauses map[lack]pause) {
 	r.mu.Lock()
 	peers := slices.Sorted(maps.Keys(r.wanted[b.ID]))
 	r.mu.Unlock()
 	for _, peer := range peers {
-		err := b.Mend(gap, func(from uint64, take func([]byte) bool) error { return r.ask(ctx, b.ID, peer, from, take) })
+		asked := lack{b.ID, gap.From, peer}
+		if time.Now().Before(pauses[asked].until) {
+			continue
+		}
+		err := b.Mend(gap, func(from, most uint64, take func([]byte) bool) error { return r.ask(ctx, b.ID, peer, from, most, take) })
 		if err == nil {
 			r.Log.Info("missing records have been filled in", "box", b.ID.String(), "from", gap.From, "to", gap.To, "peer", peer)
+			delete(pauses, asked)
 			return
 		}
 		if ctx.Err() != nil {
 			return
 		}
+		length := min(max(pauses[asked].next, mendEvery), mendPause)
+		pauses[asked] = pause{time.Now().Add(length), 2 * length}
 		r.Log.Debug("cannot fill in missing records", "box", b.ID.String(), "from", gap.From, "peer", peer, "error", err)
 	}
 }

@@ -38,7 +38,7 @@ func TestAnswersComeWhereNobodyCanGuess(t *testing.T) {
 	}
 	r := &Replicator{Name: "hub", Conn: nc}
 	for range 2 {
-		if err := r.ask(t.Context(), record.BoxID{Facility: "f1", Name: "gw1"}, "ward", 0, func([]byte) bool { return true }); err != nil {
+		if err := r.ask(t.Context(), record.BoxID{Facility: "f1", Name: "gw1"}, "ward", 0, 1, func([]byte) bool { return true }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -97,18 +97,38 @@ func (b *Box) Prefix(size uint64) (record.Prefix, error) {
 	return v.After(), nil
 }
 
-// Missing begins the evidence of a gap that reaches from where the log ends here to (not including) an index; nil if there
-// is none.
-func (b *Box) Missing(to uint64) (*evidence.File, error) {
+// Missing begins the evidence that the records from an index up to (not including) another are signed and not here; nil where one of
+// them is here, or nothing that is here shows that they were signed.
+func (b *Box) Missing(from, to uint64) (*evidence.File, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	from := b.tree.Size()
-	if b.beyond == nil || from >= to {
-		return nil, nil
-	}
-	c, err := b.beyond.Unverified() // it was verified when it came
-	if err != nil {
+	if held, err := b.holds(from, to); err != nil || held {
 		return nil, err
 	}
-	return evidence.Missing(b.ID, b.Registration().KeyAt(c.Size-1), whole(b.beyond, c), from, to)
+	sc, c := b.log.LastCheckpoint()
+	if c.Size < to && b.beyond != nil {
+		var err error
+		sc = b.beyond
+		if c, err = sc.Unverified(); err != nil { // it was verified when it came
+			return nil, err
+		}
+	}
+	if c.Size < to {
+		return nil, nil
+	}
+	return evidence.Missing(b.ID, b.Registration().KeyAt(c.Size-1), whole(sc, c), from, to)
+}
+
+// Holds says whether any record from an index up to (not including) another is here.
+func (b *Box) Holds(from, to uint64) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.holds(from, to)
+}
+
+func (b *Box) holds(from, to uint64) (bool, error) {
+	if max(from, b.log.Signed()) < min(to, b.tree.Size()) { // it waits for its checkpoint
+		return true, nil
+	}
+	return b.readable(from, to)
 }

@@ -89,6 +89,26 @@ func (b *Box) gap(g Gap) {
 	b.gaps = append(b.gaps, g)
 }
 
+// here takes out of what is missing the records from one index up to (not including) another, because they are here.
+func (b *Box) here(from, to uint64) {
+	if from >= to {
+		return
+	}
+	b.gapMu.Lock()
+	defer b.gapMu.Unlock()
+	var rest []Gap
+	for _, g := range b.gaps {
+		before, behind := g, g
+		before.To, behind.From = min(g.To, from), max(g.From, to)
+		for _, left := range []Gap{before, behind} {
+			if left.From < left.To {
+				rest = append(rest, left)
+			}
+		}
+	}
+	b.gaps = rest
+}
+
 // Gaps is what is missing here, as far as it has been seen.
 func (b *Box) Gaps() []Gap {
 	b.gapMu.Lock()
@@ -139,22 +159,30 @@ func (b *Box) scrubbed(before, found []Gap) {
 // fetchBytes bounds what is held of the records of one Mend, where they may come in parts.
 const fetchBytes = 8 << 20
 
-// Mend fills a gap with what ask gives: published records from an index on, in order, as long as it returns true. They are believed
-// no more than others: each is verified, and all must fit what is here.
-func (b *Box) Mend(g Gap, ask func(from uint64, take func(data []byte) bool) error) error {
-	from, to, atOnce, err := b.log.Wanted(&logfile.Missing{From: g.From, To: g.To})
+// Mend fills a gap with what ask gives: published records from an index on, so many at most, in order, as long as it returns true.
+// They are believed no more than others: each is verified, and all must fit what is here. A damaged part of the log is replaced as a
+// whole by what can be had, unless that were less than can still be read.
+func (b *Box) Mend(g Gap, ask func(from, most uint64, take func(data []byte) bool) error) error {
+	from, to, damaged, err := b.log.Wanted(&logfile.Missing{From: g.From, To: g.To})
 	if err != nil {
 		return err
+	}
+	if !damaged {
+		b.here(g.From, from) // it was mended from its other end, or has come by itself
+	}
+	if from == to {
+		return nil
 	}
 	verifier := b.Registration().Verifier()
 	var tree, at record.Tree
 	var records []record.Published
 	size := 0
-	full := func() bool { return from+uint64(len(records)) == to || !atOnce && size > fetchBytes }
+	full := func() bool { return from+uint64(len(records)) == to || !damaged && size > fetchBytes }
 	var refusal error
 	for !full() && refusal == nil {
 		had := len(records)
-		err := ask(from+uint64(had), func(data []byte) bool {
+		next := from + uint64(had)
+		err := ask(next, to-next, func(data []byte) bool {
 			p, err := record.ParsePublished(data)
 			var v record.Verified
 			if err == nil {
@@ -181,25 +209,39 @@ func (b *Box) Mend(g Gap, ask func(from uint64, take func(data []byte) bool) err
 			refusal = errors.Join(refusal, err, errors.New("the peer has not all of it"))
 		}
 	}
-	if len(records) == 0 || atOnce && !full() {
+	if len(records) == 0 {
 		return refusal
+	}
+	end := tree.Size() + uint64(len(records))
+	if damaged && !full() {
+		if read, err := b.readable(end, to); err != nil || read {
+			return errors.Join(refusal, err)
+		}
 	}
 	if err := b.log.Fill(tree, records); err != nil {
 		return err
 	}
 	b.count("mended")
-	end := tree.Size() + uint64(len(records))
-	b.gapMu.Lock()
-	defer b.gapMu.Unlock()
-	for i, have := range b.gaps {
-		if have.From == g.From && end < to {
-			b.gaps[i].From = end
-		} else if have.From == g.From {
-			b.gaps = append(b.gaps[:i:i], b.gaps[i+1:]...)
-			break
+	b.here(tree.Size(), end)
+	return nil
+}
+
+// readable says whether any record from an index up to (not including) another can be read here.
+func (b *Box) readable(from, to uint64) (bool, error) {
+	r := b.log.Reader(from)
+	defer r.Close()
+	for {
+		group, err := r.Next()
+		switch {
+		case err == io.EOF:
+			return false, nil
+		case errors.As(err, new(*logfile.Missing)):
+		case err != nil:
+			return false, err
+		default:
+			return group[0].Index < to, nil
 		}
 	}
-	return nil
 }
 
 // treeBefore is the tree before a record of a log of the given size, from its proof: the siblings to the left of its path are the

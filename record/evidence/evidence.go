@@ -189,8 +189,13 @@ func (f *File) words(at time.Time) []byte {
 	return fmt.Appendf(nil, "vitalgate/lack/v1\n%s\n%x\n%d\n%d\n%s\n", f.Box, sum, f.From, f.To, at.UTC().Format(time.RFC3339))
 }
 
-// Say adds the word of a peer.
+// Say adds the word of a peer, once.
 func (f *File) Say(card cosign.Card, secret *cosign.Secret, at time.Time) error {
+	for _, v := range f.Voices {
+		if v.Card.Peer == card.Peer {
+			return refuse(ReasonVoices, fmt.Sprintf("the word of peer %s stands in it already, of %s; let another peer add its own", card.Peer, v.At.Format(time.RFC3339)))
+		}
+	}
 	at = at.UTC().Truncate(time.Second)
 	signature, err := secret.Statement(f.words(at))
 	if err != nil {

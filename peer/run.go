@@ -59,7 +59,8 @@ func (c *runCmd) Run(ctx context.Context) error {
 	}
 }
 
-const viewRecords = 20000 // of each box that the page is filled with at start
+// viewRecords is how many records of each box the page is filled with, at start and after a time when more came than it could show.
+const viewRecords = 20000
 
 // peer is a running peer.
 type peer struct {
@@ -421,6 +422,9 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			}
 			if v.Header().Kind == record.KindBoot {
 				p.booted(b.ID, v)
+			}
+			if b.Size()-pub.Index > viewRecords { // a backlog is coming in: to open each of its records would hold up taking them in
+				return nil
 			}
 			var c record.Content
 			if opener != nil {

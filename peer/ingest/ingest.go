@@ -20,8 +20,11 @@ import (
 	"github.com/vitalgate/vitalgate/peer/store"
 )
 
-// batch bounds what one fsync covers and one request brings into memory, in records.
-const batch = 128
+// What one fsync covers and one request brings into memory: so many records, fewer where records are large.
+const (
+	batch      = 512
+	batchBytes = 16 << 20
+)
 
 // keep is the part of its limit, as a divisor, up to which a stream keeps what has been taken in: enough to begin a lost
 // store with, and room for the box while nothing can be taken in.
@@ -151,6 +154,7 @@ type position struct {
 	cursor
 	looked time.Time // when the size of the stream was last seen
 	taken  int64     // about how many bytes were taken in since then
+	large  int       // bytes of the largest message of the last group
 	gap    uint64    // lowest index that was met beyond a gap; the cursor stays before it
 	early  bool      // there is such a gap
 }
@@ -247,6 +251,7 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 	}
 	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	batch := max(1, min(batch, batchBytes/max(1, at.large)))
 	got, err := c.Fetch(batch, jetstream.FetchContext(ask))
 	if err != nil {
 		return fmt.Errorf("cannot read the stream: %w", err)
@@ -320,8 +325,10 @@ func (g *Ingest) take(group []jetstream.Msg, at *position) error {
 	if err != nil {
 		return err
 	}
+	at.large = 0
 	for _, m := range messages {
 		at.taken += int64(len(m.Data)) + 256
+		at.large = max(at.large, len(m.Data))
 	}
 	done := len(messages)
 	if early.Count > 0 {

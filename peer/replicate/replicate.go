@@ -344,7 +344,7 @@ func (r *Replicator) pull(ctx context.Context, b *store.Box, peer string, from u
 	err := r.ask(ctx, b.ID, peer, from, pullRecords, func(data []byte) bool {
 		messages = append(messages, store.Message{Data: data, Label: fmt.Sprintf("pull-%s-%d", peer, from+n)})
 		n++
-		if size += len(data); size > pullBytes || len(messages) >= 256 {
+		if size += len(data); size > pullBytes {
 			refusal = flush()
 		}
 		return refusal == nil

@@ -135,6 +135,7 @@ type Box struct {
 	old      *logfile.Reader    // for comparison of records that come again
 	oldGroup []record.Published
 	lastHead []byte
+	recent   recent
 	beyond   record.SignedCheckpoint // of a verified record that lies beyond a gap
 	shown    []byte                  // checkpoint of another history that evidence was last made of
 	err      error                   // why the box takes nothing more
@@ -318,7 +319,33 @@ func (b *Box) append(sc record.SignedCheckpoint, c record.Checkpoint) error {
 			return err
 		}
 	}
+	b.recent.add(c)
 	return b.log.AppendCheckpoint(sc, c)
+}
+
+// recent are the checkpoints that were taken in last, so that what other peers announce of a growing log can be compared without
+// reading it. One whose records did not get to the disk is not yet below Size, and is added again.
+type recent struct {
+	of [1024]struct {
+		size uint64
+		root record.Hash
+	}
+	next int
+}
+
+func (r *recent) add(c record.Checkpoint) {
+	r.of[r.next].size, r.of[r.next].root = c.Size, c.Root
+	r.next = (r.next + 1) % len(r.of)
+}
+
+// root is that of the newest one of a size.
+func (r *recent) root(size uint64) (record.Hash, bool) {
+	for i := range r.of {
+		if have := &r.of[(r.next+len(r.of)-1-i)%len(r.of)]; have.size == size {
+			return have.root, true
+		}
+	}
+	return record.Hash{}, false
 }
 
 // lacksOnly says whether the log holds all that c signs but c itself: a power cut may keep the leaves of the last write and
@@ -422,6 +449,9 @@ func (b *Box) Head(from string, sc record.SignedCheckpoint) (uint64, error) {
 		return c.Size, nil
 	}
 	b.lastHead = bytes.Clone(sc)
+	if root, ok := b.recent.root(c.Size); ok && root == c.Root {
+		return c.Size, nil
+	}
 	mine, err := b.known(c.Size - 1)
 	if err != nil {
 		return c.Size, nil // not readable now; it is announced again

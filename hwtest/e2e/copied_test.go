@@ -28,6 +28,7 @@ import (
 // TestACopiedDiskOpensNoDoor copies the disk of a running box, all but the chip, which stays soldered to the board. The key of its
 // certificate is nowhere on it, whatever is on it opens no connection, and another chip makes nothing of it.
 func TestACopiedDiskOpensNoDoor(t *testing.T) {
+	t.Parallel()
 	for _, p := range []string{"swtpm", "swtpm_setup"} {
 		if _, err := exec.LookPath(p); err != nil {
 			t.Skip(p + " is not installed")

@@ -4,6 +4,7 @@ package e2e_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -35,6 +36,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
+	flag.Set("test.parallel", "3") // these tests wait more than they work
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
@@ -48,7 +50,8 @@ func monitorAt(name, addr string) string {
 // TestNothingLostNothingDoubled is the promise: what a monitor got AA for is at the hub, verified, exactly once, while the
 // box, the ward peer and the hub are killed with -9 and both cables are pulled.
 func TestNothingLostNothingDoubled(t *testing.T) {
-	total, senders, atLeast, patience := 10000, 4, 3, 4*time.Minute
+	t.Parallel()
+	total, senders, atLeast, patience := 10000, 4, 3, 8*time.Minute
 	if testing.Short() {
 		total, atLeast = 1500, 1
 	}
@@ -166,6 +169,7 @@ func breakThings(ctx context.Context, t *testing.T, h *hospital.Hospital, sent <
 
 // TestABoxThatIsToldWhatIsWrong: what a person gets wrong is named with its remedy, and the exit status is not zero.
 func TestABoxThatIsToldWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)

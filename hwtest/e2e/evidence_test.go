@@ -16,6 +16,7 @@ import (
 // TestEnrolByEvidence follows the README: request, question, answer, grant as files between two programs that share nothing else.
 // What a lying carrier does on the way is refused, and said in words.
 func TestEnrolByEvidence(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"swtpm", "swtpm_setup", "swtpm_localca", "certtool"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)

@@ -131,6 +131,7 @@ func boxStatus(h *hospital.Hospital) (all struct {
 // TestHostileMonitors: whatever a monitor, a line or somebody on the network does, the monitor beside it goes on, memory and file
 // descriptors stay bounded, and the log names who it was, without a patient.
 func TestHostileMonitors(t *testing.T) {
+	t.Parallel()
 	bytesToSend, connections, each := 1<<30, 10_000, 3*time.Second
 	if testing.Short() || os.Getenv("VITALGATE_HOSTILE") == "" {
 		bytesToSend, connections, each = 64<<20, 1000, 700*time.Millisecond

@@ -16,6 +16,7 @@ import (
 // TestABedsideMonitorThatHasToBeAsked: the box hears where a Mindray bedside monitor is, asks it, and is killed in between. What
 // reaches the hub is about the patient whom the monitor named on that connection, and no keep-alive is among it.
 func TestABedsideMonitorThatHasToBeAsked(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	sim := filepath.Join(t.TempDir(), "vitalsim")

@@ -19,6 +19,7 @@ import (
 // TestSetUpABox is what a biomedical engineer does: a new box, its label, enrolment, first readings, another bed, reset; then
 // another box with the wizard and the readings confirmed by a person.
 func TestSetUpABox(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	dir := t.TempDir()

@@ -18,6 +18,7 @@ import (
 // TestAttachARealMonitor follows the README: the facility runs, then a ward peer is invited, then a box is enrolled, all live;
 // then the box is revoked.
 func TestAttachARealMonitor(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	dir := t.TempDir()

@@ -154,6 +154,7 @@ func TestAStickOnTrust(t *testing.T) {
 
 // TestAStickByEvidence has the facility ask the TPM of the box, with the stick between them.
 func TestAStickByEvidence(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"swtpm", "swtpm_setup", "swtpm_localca", "certtool"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)

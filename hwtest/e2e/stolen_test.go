@@ -24,6 +24,7 @@ import (
 // TestAStolenBoxHoldsNoEpochThatHasEnded takes the memory and the disk of a running box. While an epoch is open they hold its key
 // and the patient's data; once it has ended, here because the facility has given new readers, they hold neither.
 func TestAStolenBoxHoldsNoEpochThatHasEnded(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("the search of a whole memory is left to the long form")
 	}

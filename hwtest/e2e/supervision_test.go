@@ -25,6 +25,7 @@ import (
 // TestStartAndStop: the box says when it reads its monitors, gives signs of life while it does, and stops in order, with what it had
 // read on disk. How long that takes is printed.
 func TestStartAndStop(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
@@ -100,6 +101,7 @@ func TestStartAndStop(t *testing.T) {
 // TestABoxThatWasStartedTooEarly: a start before the grant is there, or with a grant that is another box's, is refused and leaves
 // nothing behind; with its own grant the box publishes.
 func TestABoxThatWasStartedTooEarly(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	addr := hospital.FreeAddr()

@@ -18,6 +18,7 @@ import (
 // TestABoxStartsWithoutItsTPM breaks the TPM of an enrolled box before it starts, in each way a TPM can be broken. The box takes
 // and answers readings, says in words what is wrong, and signs everything when the TPM is back.
 func TestABoxStartsWithoutItsTPM(t *testing.T) {
+	t.Parallel()
 	swtpm, err := exec.LookPath("swtpm")
 	if err != nil {
 		t.Skip("swtpm is not installed")

@@ -18,6 +18,7 @@ var rules = []struct{ of, not, why string }{
 	{`^hl7`, `^(adapters|fhir|record|tpm|firmware|peer)`, "hl7 knows only HL7"},
 	{`^fhir`, `^(adapters|record|tpm|firmware|peer)`, "the conversion knows messages and resources only"},
 	{`^(hl7|fhir)(/|$)`, `^own:(os|os/exec|net|net/http|syscall)$`, "hl7 and fhir do no I/O"},
+	{`^record/durable`, `^(record|own:(net|net/http|os/exec)$)`, "durable is its syscalls, and knows no file's meaning"},
 	{`^record`, `^(adapters|hl7|fhir|tpm|firmware|peer)`, "record is the format box and peers share; it knows neither"},
 	{`^tpm`, `^(adapters|hl7|fhir|record|firmware|peer)`, "tpm knows keys, not what they sign"},
 	{`^peer`, `^(adapters|tpm$|firmware)`, "a peer verifies boxes, it never is one: of the TPM it knows what is attested"},

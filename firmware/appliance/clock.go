@@ -12,7 +12,7 @@ import (
 	"github.com/beevik/ntp"
 	"golang.org/x/sys/unix"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // chipClock is the TPM's clock: it rises while the chip has power and no software sets it back.

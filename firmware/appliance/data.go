@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
+	"github.com/vitalgate/vitalgate/record/durable"
 	"github.com/vitalgate/vitalgate/tpm"
 	"github.com/vitalgate/vitalgate/tpm/attestation"
 )

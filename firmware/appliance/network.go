@@ -19,8 +19,8 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/provision/protocol"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // network holds the settings of the box's interfaces: by DHCP on the first wired one, until somebody sets others.

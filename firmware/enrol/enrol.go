@@ -23,9 +23,9 @@ import (
 
 	"github.com/nats-io/nkeys"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/firmware/version"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/durable"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/tpm"
 	"github.com/vitalgate/vitalgate/tpm/attestation"

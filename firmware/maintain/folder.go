@@ -20,11 +20,11 @@ import (
 	"time"
 
 	"github.com/vitalgate/vitalgate/firmware/config"
-	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
 	"github.com/vitalgate/vitalgate/firmware/measured"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/durable"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/tpm"
 )
@@ -69,7 +69,7 @@ func (d folder) tidy() error {
 			}
 		}
 	}
-	return syncDir(string(d))
+	return durable.SyncDir(string(d))
 }
 
 // identity is who the box is on the link.
@@ -273,7 +273,7 @@ func (d folder) wipe(ctx context.Context, label bool, log *slog.Logger) (note st
 		for _, path := range paths {
 			failed = append(failed, os.RemoveAll(path))
 		}
-		if err := errors.Join(append(failed, syncDir(string(d)))...); err != nil {
+		if err := errors.Join(append(failed, durable.SyncDir(string(d)))...); err != nil {
 			return note, fmt.Errorf("cannot wipe the box: %w; try again", err)
 		}
 	}
@@ -281,14 +281,6 @@ func (d folder) wipe(ctx context.Context, label bool, log *slog.Logger) (note st
 		return note, fmt.Errorf("cannot wipe the box: %w; try again", err)
 	}
 	return note, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func (d folder) configText() (string, error) {

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/durable"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/tpm"
 	"github.com/vitalgate/vitalgate/tpm/attestation"

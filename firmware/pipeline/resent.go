@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // resent recognises messages that a monitor sends again because it missed the acknowledgement (docs/adr/0005). It holds

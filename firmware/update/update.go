@@ -16,9 +16,9 @@ import (
 	"os"
 	"sync"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
 	"github.com/vitalgate/vitalgate/image/disk"
 	"github.com/vitalgate/vitalgate/image/release"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // Slot is one of the two places for a release.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/durable"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
@@ -332,16 +333,7 @@ func (d Desk) keep(r *enrolment.Request, o open) error {
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return fmt.Errorf("cannot keep the question: %w", err)
 	}
-	f, err := os.CreateTemp(d.Dir, ".new-*")
-	if err != nil {
-		return fmt.Errorf("cannot keep the question: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), d.path(id))
-	}
-	if err != nil {
-		os.Remove(f.Name())
+	if err := durable.WriteFile(d.path(id), append(b, '\n')); err != nil {
 		return fmt.Errorf("cannot keep the question: %w", err)
 	}
 	return nil

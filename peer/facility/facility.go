@@ -28,6 +28,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/registry"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/cosign"
+	"github.com/vitalgate/vitalgate/record/durable"
 	"github.com/vitalgate/vitalgate/record/enrolment"
 )
 
@@ -150,7 +151,7 @@ func create(d Dir, fill func(Dir) error) error {
 	if err := os.Rename(tmp, string(d)); err != nil {
 		return fmt.Errorf("cannot make a peer in %s: %w", d, err)
 	}
-	return syncDir(parent)
+	return durable.SyncDir(parent)
 }
 
 // authority is the facility's certificate authority.
@@ -368,12 +369,4 @@ func readSecret(path string) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read the key file: %w", err)
 	}
 	return b, nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

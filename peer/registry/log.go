@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // maxLog bounds what is read of a log, in bytes.
@@ -453,25 +454,10 @@ func (l *Log) KeepFork(note []byte) error {
 	return replace(path, bytes.Join([][]byte{l.notes[n.Entry.Index], note}, []byte("\n")))
 }
 
-// replace writes a file, whole or not at all, and durably.
+// replace writes a file of the registry, whole or not at all, and durably.
 func replace(path string, b []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
+	if err := durable.WriteFile(path, b); err != nil {
 		return fmt.Errorf("cannot write the registry: %w", err)
 	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("cannot write the registry: %w", err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/cosign"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // Log is the verified log of a box, as the store has it.
@@ -173,24 +174,11 @@ func (w *Witness) write(id record.BoxID, sc record.SignedCheckpoint) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
+	if err := durable.WriteFile(path, sc); err != nil {
 		return err
 	}
-	_, err = f.Write(sc)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return err
-	}
-	for _, p := range []string{dir, w.Dir, filepath.Dir(w.Dir)} { // the folders may be new too
-		d, err := os.Open(p)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+	for _, p := range []string{w.Dir, filepath.Dir(w.Dir)} { // the folders may be new too
+		if err := durable.SyncDir(p); err != nil {
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package enrolment
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -10,10 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/vitalgate/vitalgate/record"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // ReaderSet says anew for whom all boxes of a facility seal. A box takes only one with a higher number than it has, so that
@@ -109,27 +107,8 @@ func (s *ReaderSet) Replace(path string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot keep the reader set: %w", err)
-	}
-	_, err = bytes.NewReader(b).WriteTo(f)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
+	if err := durable.WriteFile(path, b); err != nil {
 		return fmt.Errorf("cannot keep the reader set: %w", err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

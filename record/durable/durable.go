@@ -1,4 +1,4 @@
-// Package durable writes small files that must be whole after a power cut.
+// Package durable writes small files that must be whole after a power cut: those of the box and of a peer.
 package durable
 
 import (
@@ -9,7 +9,7 @@ import (
 )
 
 // WriteFile puts a whole file in place, readable by its owner alone, or leaves the old one: the new one is written beside it and
-// synced, then renamed, then the folder is synced. When it has returned nil the file is there for good. What stands in the way of the
+// synced, then renamed, then the folder is synced. When it has returned nil the file is there for good. One writer a file at a time. What stands in the way of the
 // new one goes first: a link there, of somebody who may write to the folder, must not lead elsewhere.
 func WriteFile(path string, b []byte) error {
 	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -20,13 +20,19 @@ func WriteFile(path string, b []byte) error {
 		return err
 	}
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		os.Remove(path + ".new")
 		return err
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
+}
+
+// SyncDir makes what was made, renamed or removed in a folder last.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/vitalgate/vitalgate/firmware/durable"
+	"github.com/vitalgate/vitalgate/record/durable"
 )
 
 // Whoever may write to the folder cannot have the file written elsewhere.

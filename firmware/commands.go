@@ -228,6 +228,10 @@ func (c fsckCmd) Run() error {
 	for _, m := range rep.Missing {
 		fmt.Printf("MISSING records %d to %d: %v\n", m.From, m.To-1, m.Cause)
 	}
+	if c.Repair && len(rep.Missing) > 0 {
+		fmt.Println("What is missing is lost at this box for good: no repair brings it back. What a leaf node had acknowledged is at the peers (vitalpeer export there shows it);\n" +
+			"the rest is lost to all, and the peers show the gap. The bytes that were damaged are kept in the folder damaged, beside the log.")
+	}
 	if len(rep.Problems) > 0 || len(rep.Missing) > 0 {
 		return errSaid
 	}

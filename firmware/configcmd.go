@@ -31,14 +31,24 @@ func (c configCheckCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if _, err := openMonitors(cfg, box, slog.New(slog.DiscardHandler)); err != nil { // what only an adapter knows to be wrong
+	var wrong []error
+	for i := range cfg.Monitors { // what only an adapter knows to be wrong
+		one := *cfg
+		one.Monitors = cfg.Monitors[i : i+1]
+		if _, err := openMonitors(&one, box, slog.New(slog.DiscardHandler)); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	_, err = enrolment.ReadGrant(cfg.Network.Grant)
+	missing := cfg.Network.Grant == "" || errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		wrong = append(wrong, fmt.Errorf("network.grant: %w", err))
+	}
+	if err := errors.Join(wrong...); err != nil {
 		return fmt.Errorf("%s: %w", c.Config, err)
 	}
-	switch _, err := enrolment.ReadGrant(cfg.Network.Grant); {
-	case cfg.Network.Grant == "" || errors.Is(err, fs.ErrNotExist):
+	if missing {
 		fmt.Println("note: the grant (network.grant) is not there yet; vitalgate run needs one (vitalgate request, vitalpeer box add)")
-	case err != nil:
-		return fmt.Errorf("%s: network.grant: %w", c.Config, err)
 	}
 	fmt.Printf("%s is right: box %s, %d monitors\n", c.Config, cfg.Box.ID, len(cfg.Monitors))
 	return nil

@@ -58,17 +58,22 @@ func detectFile(name string) error {
 		return fmt.Errorf("cannot read: %w", err)
 	}
 	defer done()
+	readable := 0
 	for n := 1; sc.Scan(); n++ {
 		m, err := hl7.Parse(sc.Bytes())
 		if err != nil {
 			fmt.Printf("%s: message %d: not readable: %v\n", name, n, err)
 			continue
 		}
+		readable++
 		d, score, why := mapping.Detect(m)
 		fmt.Printf("%s: message %d: %s (score %d: %s)\n", name, n, d.Name, score, why)
 	}
 	if err := sc.Err(); err != nil {
 		return fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	if readable == 0 {
+		return fmt.Errorf("cannot say what %s looks like: there is no HL7 v2 message in it that can be read (one begins with MSH)", name)
 	}
 	return nil
 }

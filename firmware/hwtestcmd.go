@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,7 +36,7 @@ type hwtestCmd struct {
 	Out          string `short:"o" placeholder:"FILE" help:"Write the signed report; vitalprov hwtest verify and vitalpeer box report check it."`
 }
 
-func (c hwtestCmd) Run(ctx context.Context) error {
+func (c hwtestCmd) Run(ctx context.Context) (err error) {
 	if c.Sink != "" {
 		lis, err := net.Listen("tcp", c.Sink)
 		if err != nil {
@@ -73,6 +74,13 @@ func (c hwtestCmd) Run(ctx context.Context) error {
 		if err := os.WriteFile(c.Out, signed, 0o644); err != nil {
 			return fmt.Errorf("cannot write the report: %w", err)
 		}
+	}
+	if _, unsigned := protocol.OpenReport(signed, nil); c.Out != "" && errors.Is(unsigned, protocol.ErrUnsigned) {
+		defer func() {
+			fmt.Fprintf(os.Stderr, "WARNING: the report in %s is not signed, so it proves nothing: the box's key could not be used. "+
+				"If the box works, have it test itself (vitalprov hwtest run), or end its work and test again.\n", c.Out)
+			err = cmp.Or(err, errSaid)
+		}()
 	}
 	if c.JSON {
 		e := json.NewEncoder(os.Stdout)

@@ -565,9 +565,12 @@ func (c *Converter) readEncounter(s hl7.Segment, patient int32, trigger string) 
 	if trigger != "" {
 		c.prior = c.place(s.Field(6), c.text(s.Field(6).Comp(3).Sub(1)))
 	}
-	if len(ids) > 0 {
+	switch {
+	case len(ids) > 0 && ids[0].System == "" && ids[0].Assigner == "": // another hospital gives out the same number
+		e.ID = c.uuid("encounter of box", c.at.Box, ids[0].Value)
+	case len(ids) > 0:
 		e.ID = c.uuid("encounter", ids[0].System, ids[0].Assigner, ids[0].Value)
-	} else {
+	default:
 		e.ID = c.uuid("encounter of", c.patients[patient].id, e.Class.Code, e.Period.Start)
 	}
 	c.encounter, c.stays = e, patient

@@ -3,6 +3,7 @@ package mapping_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -248,5 +249,48 @@ func TestPractitionersNumberedByNobody(t *testing.T) {
 	const numbered = "7^Koch^^^^^^^HOSP&1.2.3&ISO"
 	if a, b := id(numbered, "f1/gw1", "bed1"), id(numbered, "f1/gw2", "bed2"); a != b {
 		t.Errorf("the number of an authority is %s at one box, %s at another", a, b)
+	}
+}
+
+// A visit and an organization whose number has no authority are the box's own: another hospital gives out the same.
+func TestNumbersWithoutAnAuthorityAreTheBoxsOwn(t *testing.T) {
+	const message = "MSH|^~\\&|||||20250102030405+0000||ORU^R01^ORU_R01|1|P|2.6\nPID|||P1^^^HOSP&1.2.3&ISO^MR||Doe^Jo\nPV1||I|ICU^^bed1||||||||||||||||%s\n" +
+		"OBR|1|||1^x^MDC\nOBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1|72|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R||||||||||||%s\n"
+	ids := func(visit, organization, box string) map[string]string {
+		t.Helper()
+		var b struct {
+			Entry []struct {
+				FullURL  string
+				Resource struct{ ResourceType string }
+			}
+		}
+		at := mapping.Context{Box: box, Monitor: "bed1"}
+		if err := json.Unmarshal(convert(t, "ihe-pcd01", fmt.Sprintf(message, visit, organization), at).Bundle, &b); err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]string{}
+		for _, e := range b.Entry {
+			found[e.Resource.ResourceType] = e.FullURL
+		}
+		for _, kind := range []string{"Encounter", "Organization"} {
+			if found[kind] == "" {
+				t.Fatalf("there is no %s for %s, %s", kind, visit, organization)
+			}
+		}
+		return found
+	}
+	for _, c := range []struct {
+		visit, organization string
+		same                bool
+	}{
+		{"V7", "Laboratory^^7", false}, {"V7", "Laboratory", false},
+		{"V7^^^HOSP&1.2.3&ISO", "Laboratory^^7^^^HOSP&1.2.3&ISO", true},
+	} {
+		here, again, there := ids(c.visit, c.organization, "f1/gw1"), ids(c.visit, c.organization, "f1/gw1"), ids(c.visit, c.organization, "f2/gw1")
+		for _, kind := range []string{"Encounter", "Organization"} {
+			if here[kind] != again[kind] || (here[kind] == there[kind]) != c.same {
+				t.Errorf("%s of %s, %s: %s, then %s, at another box %s", kind, c.visit, c.organization, here[kind], again[kind], there[kind])
+			}
+		}
 	}
 }

@@ -158,7 +158,11 @@ func (c *Converter) organization(s hl7.Segment) string {
 		o.Identifier = c.ids[first:len(c.ids):len(c.ids)]
 	}
 	o.Address = c.addresses(s, 24)
-	o.ID = c.uuid("organization", string(v.Raw()), string(s.Field(24).Raw()))
+	if len(o.Identifier) > 0 && (o.Identifier[0].System != "" || o.Identifier[0].Assigner != "") {
+		o.ID = c.uuid("organization", string(v.Raw()), string(s.Field(24).Raw()))
+	} else { // "Laboratory 2" is another one elsewhere
+		o.ID = c.uuid("organization of box", c.at.Box, string(v.Raw()), string(s.Field(24).Raw()))
+	}
 	for i := range c.organizations {
 		if c.organizations[i].ID == o.ID {
 			return c.urn(o.ID)

@@ -203,13 +203,19 @@ func Parse(b []byte) (*Config, error) {
 	}
 	c.Monitors = make([]Monitor, 0, len(shape.Monitors))
 	setDefaults(&c)
-	if err := d.Decode(&c); err != nil {
+	err := d.Decode(&c)
+	if strict := (*toml.StrictMissingError)(nil); errors.As(err, &strict) { // the rest was read: say what is wrong there too
+		err = explain(err)
+	} else if err != nil {
 		return nil, explain(err)
 	}
 	for i := range c.Monitors {
 		fillDefaults(&c.Monitors[i], shape.Monitors[i])
 	}
-	return &c, c.check()
+	if err := errors.Join(err, c.check()); err != nil {
+		return nil, err
+	}
+	return &c, nil
 }
 
 // explain turns the TOML library's errors into lines that say where and what.

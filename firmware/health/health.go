@@ -83,7 +83,7 @@ func (b *Board) Clear(code, about string) bool {
 	return was
 }
 
-// Conditions lists what is so now, the gravest and oldest first.
+// Conditions lists what is so now, the gravest first: by severity, then in the order of the table of kinds, then the oldest.
 func (b *Board) Conditions() []Condition {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,7 +92,7 @@ func (b *Board) Conditions() []Condition {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(x, y Condition) int {
-		return cmp.Or(cmp.Compare(y.Severity, x.Severity), x.Since.Compare(y.Since), cmp.Compare(x.Code, y.Code), cmp.Compare(x.About, y.About))
+		return cmp.Or(cmp.Compare(y.Severity, x.Severity), cmp.Compare(rank(x.Code), rank(y.Code)), x.Since.Compare(y.Since), cmp.Compare(x.Code, y.Code), cmp.Compare(x.About, y.About))
 	})
 	return all
 }

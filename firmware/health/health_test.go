@@ -1,6 +1,7 @@
 package health_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,5 +40,18 @@ func TestAConditionKeepsItsBeginning(t *testing.T) {
 	}
 	if c := b.Conditions()[0]; !c.Since.Equal(since) || c.Sentence != "two" {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A worse condition is not hidden by an older one of the same severity.
+func TestTheTableGivesTheOrder(t *testing.T) {
+	var b health.Board
+	for _, k := range slices.Backward(health.Kinds()) {
+		b.Set(health.Condition{Code: k.Code, Sentence: k.Code})
+	}
+	for i, c := range b.Conditions() {
+		if want := health.Kinds()[i].Code; c.Code != want {
+			t.Errorf("%d is %s, want %s", i, c.Code, want)
+		}
 	}
 }

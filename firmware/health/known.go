@@ -55,3 +55,13 @@ func Lookup(code string) (Kind, bool) {
 	}
 	return Kind{}, false
 }
+
+// rank is the place of a code in the table; what is in none comes behind.
+func rank(code string) int {
+	for i, k := range kinds {
+		if k.Code == code {
+			return i
+		}
+	}
+	return len(kinds)
+}

@@ -128,8 +128,12 @@ func run(ctx context.Context, configPath string, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	attestor, err := chip.Attestor()
+	if err != nil && !errors.Is(err, tpm.ErrNoTPM) {
+		return err
+	}
 	line := pipeline.New(pipeline.Config{
-		Box: box, Monitors: monitors, Sealer: sealer, Spool: sp, Signer: chip, Health: board, Log: log, Dir: dirs.root,
+		Box: box, Monitors: monitors, Sealer: sealer, Spool: sp, Signer: chip, Attestor: attestor, Health: board, Log: log, Dir: dirs.root,
 		Protection: string(chip.Class()), Software: version.String(),
 	})
 

@@ -5,11 +5,9 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -37,16 +35,6 @@ type Reading struct {
 	Arrived  time.Time
 	Digest   Digest // for the header; zero for none
 	Content  Content
-}
-
-// Boot tells the peers of a start of the box: what the TPM has counted, and where the log on the disk ended.
-type Boot struct {
-	Resets, Restarts uint32 // TPM resetCount and restartCount
-	Counter          uint64 // NV counter of the TPM
-	Protection       string // as in the checkpoint
-	Software         string // name and version of the firmware, one line
-	LastSize         uint64 // the last checkpoint that was found on the disk
-	LastRoot         Hash
 }
 
 // Sealer turns readings into leaves. It holds the public keys of the readers and, in memory only, the keys of the epochs that
@@ -187,23 +175,6 @@ func (s *Sealer) Seal(next uint64, r Reading) ([]Leaf, error) {
 	return append(leaves, leaf), nil
 }
 
-// Boot makes the boot leaf, the first after a start.
-func (s *Sealer) Boot(next uint64, b Boot) (Leaf, error) {
-	if next >= MaxIndex-2 {
-		return nil, errors.New("cannot make boot leaf: the log is full")
-	}
-	body, err := b.AppendText(nil)
-	if err != nil {
-		return nil, err
-	}
-	if next < s.next {
-		s.End()
-	}
-	s.next = next + 1
-	h := Header{Box: s.box, Index: next, Kind: KindBoot, Epoch: next, Arrived: s.Now()}
-	return append(h.AppendText(nil), body...), nil
-}
-
 // Expire ends the epochs that are over. Seal does it too; call it while no readings come, so that keys do not outlive their time.
 //
 // It says whether one ended.
@@ -330,44 +301,6 @@ func keep(b []byte) []byte {
 		return nil
 	}
 	return b
-}
-
-const bootMagic = "vitalgate/boot/v1"
-
-// AppendText appends the body of a boot leaf.
-func (b Boot) AppendText(dst []byte) ([]byte, error) {
-	for _, v := range []string{b.Protection, b.Software} {
-		if v == "" || len(v) > 200 || !printable(v) || strings.TrimSpace(v) != v {
-			return dst, errors.New("cannot make boot leaf: protection and software must each be one line of 1 to 200 characters")
-		}
-	}
-	return fmt.Appendf(dst, bootMagic+"\nresets %d\nrestarts %d\ncounter %d\nprotection %s\nsoftware %s\nlast-size %d\nlast-root %s\n",
-		b.Resets, b.Restarts, b.Counter, b.Protection, b.Software, b.LastSize, base64.StdEncoding.EncodeToString(b.LastRoot[:])), nil
-}
-
-// ParseBoot reads the body of a boot leaf. It is as strict as ParseLeaf.
-func ParseBoot(body []byte) (b Boot, err error) {
-	if len(body) > 4096 {
-		return Boot{}, errors.New("cannot read boot leaf: it is too long")
-	}
-	lines := lineReader{rest: string(body)}
-	if lines.next() != bootMagic {
-		return Boot{}, errors.New("cannot read boot leaf: the first line is not " + bootMagic)
-	}
-	b.Resets = lines.uint32("resets")
-	b.Restarts = lines.uint32("restarts")
-	b.Counter = lines.uint("counter")
-	b.Protection = lines.value("protection")
-	b.Software = lines.value("software")
-	b.LastSize = lines.uint("last-size")
-	lines.base64("last-root", lines.value("last-root"), b.LastRoot[:])
-	if lines.err != nil {
-		return Boot{}, fmt.Errorf("cannot read boot leaf: %w", lines.err)
-	}
-	if again, err := b.AppendText(nil); err != nil || string(again) != string(body) {
-		return Boot{}, errors.New("cannot read boot leaf: it is not in its canonical form")
-	}
-	return b, nil
 }
 
 // stackBytes is more than the deepest call of Seal needs.

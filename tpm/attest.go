@@ -226,6 +226,38 @@ func (a *Attestor) CertifyCounter(ctx context.Context, nonce []byte) (s attestat
 	return s, err
 }
 
+// Start is what this TPM says of the run it is in, and that run. about makes the qualifying data from it. What is returned has been
+// checked as a peer checks it.
+func (a *Attestor) Start(ctx context.Context, about func(Boot) ([]byte, error)) (s attestation.Start, run Boot, err error) {
+	lak, err := attestation.ParseLAK(a.Areas().LAK)
+	if err != nil {
+		return s, run, err
+	}
+	for range 3 { // the TPM may be reset meanwhile: then it says so in the statements
+		if _, err := a.chip.clock(); err != nil {
+			return s, run, err
+		}
+		run = a.chip.boot()
+		nonce, err := about(run)
+		if err != nil {
+			return s, run, err
+		}
+		if s.Quote, s.PCRs, err = a.Quote(ctx, nonce, attestation.BootPCRs...); err != nil {
+			return s, run, err
+		}
+		if s.Counter, err = a.CertifyCounter(ctx, nonce); err != nil {
+			return s, run, err
+		}
+		if _, err = lak.Started(s, nonce, run); err == nil {
+			return s, run, nil
+		}
+		if !errors.Is(err, attestation.ErrCounters) {
+			return s, run, fmt.Errorf("cannot attest the start: %w", err)
+		}
+	}
+	return s, run, errors.New("cannot attest the start: the TPM is reset again and again, or others raise its boot counter")
+}
+
 // Quote says the values of PCRs (TPM2_Quote, part 3 §18.4) and returns them beside.
 func (a *Attestor) Quote(ctx context.Context, nonce []byte, numbers ...uint) (s attestation.Statement, values attestation.PCRs, err error) {
 	c := a.chip

@@ -76,12 +76,9 @@ type Options struct {
 	Log      *slog.Logger // nil discards
 }
 
-// Boot tells one run of the box from another; the zero Boot says that the TPM has not been reached in this run. All three only rise in the life of one TPM (a swtpm or a file can be rolled back).
-type Boot struct {
-	Resets   uint32 // TPM Resets (power cycles), TPMS_CLOCK_INFO.resetCount
-	Restarts uint32 // TPM Restarts and Resumes since the last Reset
-	Counter  uint64 // NV counter, one more at each Open
-}
+// Boot tells one run of the box from another; the zero Boot says that the TPM has not been reached in this run. The counter is one
+// more at each Open. (A swtpm or a file can be rolled back.)
+type Boot = attestation.Boot
 
 // TPM is an open identity. All methods may be called concurrently.
 type TPM struct {

@@ -49,7 +49,7 @@ func phase(m *testing.M, name string) error {
 	if name == "tests" {
 		device = vmTPM
 		flag.Set("test.v", "true")
-		flag.Set("test.run", "^(TestDevice|TestIdentityStaysAndCounterRises|TestSignerKeepsTheContractOfCrypto|TestDecommissionedBoxIsANewBox)$")
+		flag.Set("test.run", "^(TestDevice|TestIdentityStaysAndCounterRises|TestSignerKeepsTheContractOfCrypto|TestDecommissionedBoxIsANewBox|TestStartIsAttested)$")
 		if code := m.Run(); code != 0 {
 			return fmt.Errorf("the tests ended with %d", code)
 		}

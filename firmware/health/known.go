@@ -42,6 +42,8 @@ var kinds = []Kind{
 		"Check the monitor's export settings (interval, destination)."},
 	{"no-hardware-tpm", Warning, "", "The signing key is not in a TPM chip, so it could be copied.",
 		"For patients, use a box with a TPM 2.0 chip and set tpm.source to its device."},
+	{"start-not-attested", Warning, "", "The TPM signs, but has not vouched for this start of the box. Readings are sent; peers have the counters and the firmware on the box's word only.",
+		"Restart the box. If it stays so, enable the SHA-256 bank of the TPM in the firmware setup, or replace the TPM."},
 	{"status-page", Warning, "", "The status page is not shown.",
 		"Set status.listen to a free address of this box; it is tried again by itself."},
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/vitalgate/vitalgate/firmware/health"
@@ -15,10 +16,9 @@ import (
 
 // keep seals readings and gives them to the spool, in one order for the whole box: the order of the log. The monitor's
 // acknowledgement leaves when the spool says that the reading is on disk.
-func (p *Pipeline) keep(known *resent, in <-chan *reading) {
-	boot := p.booted
-	p.bootDue.Store(boot != tpm.Boot{}) // what the TPM has not told yet comes when it is reached
-	p.begin(boot)                       // if the disk refuses it, the next reading brings it again
+func (p *Pipeline) keep(known *resent, begun *start, in <-chan *reading) {
+	p.bootDue.Store(begun != nil) // what a TPM says of this start comes when it has said it
+	p.begin(begun)                // if the disk refuses it, the next reading brings it again
 	sweep := time.NewTicker(30 * time.Second)
 	defer sweep.Stop()
 	for {
@@ -28,7 +28,7 @@ func (p *Pipeline) keep(known *resent, in <-chan *reading) {
 				p.Sealer.End()
 				return
 			}
-			err := p.begin(boot)
+			err := p.begin(begun)
 			if err == nil {
 				err = p.keepOne(known, r)
 			}
@@ -36,9 +36,9 @@ func (p *Pipeline) keep(known *resent, in <-chan *reading) {
 			if err != nil {
 				p.refuse(r, err)
 			}
-		case boot = <-p.resets:
+		case begun = <-p.starts:
 			p.bootDue.Store(true)
-			p.begin(boot)
+			p.begin(begun)
 		case beat := <-p.pulses:
 			if err := p.Spool.Append(nil, func(error) { close(beat) }); err != nil {
 				close(beat) // a disk that refuses has answered
@@ -74,25 +74,43 @@ func (p *Pipeline) Pulse(ctx context.Context) error {
 	}
 }
 
+// start is a run of the box, and the boot leaf that tells of it.
+type start struct {
+	leaf record.Boot
+	kept chan struct{} // closed when the leaf is on disk, or the disk has refused it
+	done func()        // closes it
+}
+
+// start is about the log as it was found: nothing of the run is signed yet.
+func (p *Pipeline) start(boot tpm.Boot) *start {
+	last := p.Spool.LastCheckpoint()
+	kept := make(chan struct{})
+	s := &start{record.Boot{Protection: p.Protection, Software: p.Software, LastSize: last.Size, LastRoot: last.Root}, kept, sync.OnceFunc(func() { close(kept) })}
+	s.setRun(boot)
+	return s
+}
+
+func (s *start) setRun(b tpm.Boot) {
+	s.leaf.Resets, s.leaf.Restarts, s.leaf.Counter = b.Resets, b.Restarts, b.Counter
+}
+
 // begin puts a boot leaf in front of the records to come, if one is due.
-func (p *Pipeline) begin(boot tpm.Boot) error {
+func (p *Pipeline) begin(s *start) error {
 	if !p.bootDue.Swap(false) {
 		return nil
 	}
-	last := p.Spool.LastCheckpoint()
-	leaf, err := p.Sealer.Boot(p.Spool.Next(), record.Boot{
-		Resets: boot.Resets, Restarts: boot.Restarts, Counter: boot.Counter, Protection: p.Protection, Software: p.Software,
-		LastSize: last.Size, LastRoot: last.Root,
-	})
+	leaf, err := p.Sealer.Boot(p.Spool.Next(), s.leaf)
 	if err == nil {
 		err = p.Spool.Append([]record.Leaf{leaf}, func(err error) {
 			if err != nil {
 				p.bootDue.Store(true)
 			}
+			s.done()
 		})
 	}
 	if err != nil {
 		p.bootDue.Store(true)
+		s.done()
 		return fmt.Errorf("cannot begin the log: %w", err)
 	}
 	return nil

@@ -51,8 +51,9 @@ type Config struct {
 	Sealer     *record.Sealer
 	Spool      *spool.Spool
 	Signer     Signer
-	Protection string // the class of the key, as the box words it
-	Software   string // name and version, one line
+	Attestor   *tpm.Attestor // of the signer's chip; nil where the key is in a file, for which nobody vouches
+	Protection string        // the class of the key, as the box words it
+	Software   string        // name and version, one line
 	Health     *health.Board
 	Log        *slog.Logger
 	Dir        string        // where the keys for messages sent again are kept
@@ -62,13 +63,14 @@ type Config struct {
 // Pipeline is the running line.
 type Pipeline struct {
 	Config
-	counters []*Counters
-	booted   tpm.Boot      // as of the last signature
-	resets   chan tpm.Boot // the chip was reset under us: a boot leaf is due
-	readers  chan Readers  // to seal for from now on
-	bootDue  atomic.Bool
-	pulses   chan chan struct{}
-	room     *semaphore.Weighted // bytes of messages and Bundles under way
+	counters   []*Counters
+	booted     tpm.Boot     // the run that the last boot leaf is of; none yet where the TPM has not been asked
+	unattested int          // failed attempts in a row to have a start attested
+	starts     chan *start  // a boot leaf is due: of this start, or because the chip was reset under us
+	readers    chan Readers // to seal for from now on
+	bootDue    atomic.Bool
+	pulses     chan chan struct{}
+	room       *semaphore.Weighted // bytes of messages and Bundles under way
 }
 
 // Readers are whom to seal for.
@@ -93,7 +95,10 @@ func New(c Config) *Pipeline {
 	if c.RetryAfter == 0 {
 		c.RetryAfter = time.Second
 	}
-	p := &Pipeline{Config: c, booted: c.Signer.Boot(), resets: make(chan tpm.Boot, 1), readers: make(chan Readers), pulses: make(chan chan struct{}), room: semaphore.NewWeighted(roomBytes)}
+	p := &Pipeline{Config: c, starts: make(chan *start, 1), readers: make(chan Readers), pulses: make(chan chan struct{}), room: semaphore.NewWeighted(roomBytes)}
+	if c.Attestor == nil {
+		p.booted = c.Signer.Boot()
+	}
 	for range c.Monitors {
 		p.counters = append(p.counters, &Counters{})
 	}
@@ -111,6 +116,10 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		p.Health.Set(health.Condition{Code: "log-unreadable", Severity: health.Critical, Sentence: "A part of the box's log cannot be read: " + damage.Error() + ". New readings are kept.",
 			Remedy: "Run vitalgate fsck on the data folder and have the box's storage replaced; peers hold what was published."})
 		p.Log.Error("cannot read a part of the log", "error", damage)
+	}
+	var begun *start
+	if p.booted != (tpm.Boot{}) {
+		begun = p.start(p.booted)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -134,7 +143,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	committer.Go(func() error { defer stop(); return p.Spool.Run(kctx) }) // a disk that fails ends the line
 	signer.Go(func() error { defer stop(); return p.sign(sctx) })
 	kept := make(chan struct{})
-	go func() { defer close(kept); p.keep(known, readings) }()
+	go func() { defer close(kept); p.keep(known, begun, readings) }()
 
 	err = errors.Join(adaptersDone.Wait(), left.Wait())
 	close(readings)

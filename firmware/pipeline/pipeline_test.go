@@ -139,6 +139,7 @@ type box struct {
 	spool    *spool.Spool
 	health   *health.Board
 	chip     *chip
+	key      *ecdsa.PublicKey
 	secret   record.ReaderSecret
 	log      *bytes.Buffer
 	stop     func()
@@ -147,6 +148,11 @@ type box struct {
 var id = record.BoxID{Facility: "f1", Name: "gw1"}
 
 func start(t testing.TB, dir, dialect string, quota int64) *box {
+	t.Helper()
+	return startWith(t, dir, dialect, quota, func(*pipeline.Config) {})
+}
+
+func startWith(t testing.TB, dir, dialect string, quota int64, change func(*pipeline.Config)) *box {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -169,14 +175,17 @@ func start(t testing.TB, dir, dialect string, quota int64) *box {
 		t.Fatal(err)
 	}
 	b := &box{bedside: newBedside("bed-1"), other: newBedside("bed-2"), spool: sp, health: &health.Board{}, chip: &chip{key: key}, secret: secret, log: &bytes.Buffer{}}
-	b.pipeline = pipeline.New(pipeline.Config{
+	config := pipeline.Config{
 		Box: id, Sealer: sealer, Spool: sp, Signer: b.chip, Health: b.health, Log: slog.New(slog.NewJSONHandler(&syncWriter{w: b.log}, nil)),
 		Protection: "software", Software: "test", Dir: dir, RetryAfter: 10 * time.Millisecond,
 		Monitors: []pipeline.Monitor{
 			{Name: "bed-1", Adapter: b.bedside, Dialect: d, Context: mapping.Context{Box: "f1/gw1", Monitor: "bed-1", Zone: time.UTC}, AssociationAge: time.Hour},
 			{Name: "bed-2", Adapter: b.other, Dialect: d, Context: mapping.Context{Box: "f1/gw1", Monitor: "bed-2", Zone: time.UTC}},
 		},
-	})
+	}
+	change(&config)
+	b.key = config.Signer.Data().Public().(*ecdsa.PublicKey)
+	b.pipeline = pipeline.New(config)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.pipeline.Run(ctx) }()
@@ -216,6 +225,7 @@ func (b *box) contents(t testing.TB) (all []record.Content, kinds []record.Kind)
 type kept struct {
 	record.Header
 	record.Content
+	signed uint64 // size of the log that its checkpoint signs
 }
 
 func (b *box) records(t testing.TB) (all []kept) {
@@ -226,7 +236,7 @@ func (b *box) records(t testing.TB) (all []kept) {
 		t.Fatal(err)
 	}
 	opener := record.NewOpener(b.secret)
-	verifier := record.NewVerifier(id, &b.chip.key.PublicKey)
+	verifier := record.NewVerifier(id, b.key)
 	r := b.spool.Reader(0)
 	defer r.Close()
 	for {
@@ -246,7 +256,7 @@ func (b *box) records(t testing.TB) (all []kept) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			all = append(all, kept{v.Header(), c})
+			all = append(all, kept{v.Header(), c, v.Checkpoint().Size})
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/vitalgate/vitalgate/firmware/spool"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/tpm"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 // sign is the signer loop: while the chip signs one checkpoint, leaves for the next collect (group commit, no timer).
@@ -35,22 +36,21 @@ func (p *Pipeline) sign(ctx context.Context) error {
 			p.Log.Info("signing again")
 		}
 	}
-	for p.booted == (tpm.Boot{}) { // the box has started without its TPM: that is said though nothing has come to sign
-		if _, err := p.clock(); err != nil && !fail(err) {
+	for p.booted == (tpm.Boot{}) { // what the TPM says of this start, or that it is not there: said though nothing has come to sign
+		if _, err := p.clock(ctx); err != nil && !fail(err) {
 			return nil
 		}
 	}
 	recovered()
 	for {
-		tree, err := p.Spool.WaitUnsigned(ctx)
-		if err != nil {
+		if _, err := p.Spool.WaitUnsigned(ctx); err != nil {
 			if ctx.Err() != nil {
-				p.signLast()
+				p.signLast(ctx)
 				return nil
 			}
 			return err
 		}
-		if err := p.signTree(tree); err != nil {
+		if err := p.signTree(ctx); err != nil {
 			if errors.Is(err, spool.ErrDisk) || errors.Is(err, spool.ErrClosed) {
 				return err
 			}
@@ -92,10 +92,14 @@ func trouble(err error) health.Condition {
 // errKeep tells a fault of the disk from one of the chip.
 var errKeep = errors.New("cannot keep a checkpoint")
 
-func (p *Pipeline) signTree(tree record.Tree) error {
-	clock, err := p.clock()
+func (p *Pipeline) signTree(ctx context.Context) error {
+	clock, err := p.clock(ctx)
 	if err != nil {
 		return err
+	}
+	tree, ok := p.Spool.Unsigned() // with the boot leaf, where that has just come
+	if !ok {
+		return nil
 	}
 	boot := p.booted
 	c := record.Checkpoint{
@@ -112,28 +116,77 @@ func (p *Pipeline) signTree(tree record.Tree) error {
 	return nil
 }
 
-// clock asks the chip for its time, and has a boot leaf written where that tells of another run of it.
-func (p *Pipeline) clock() (uint64, error) {
-	clock, boot, err := p.run()
-	if err != nil {
-		return 0, err
-	}
-	if boot != p.booted {
-		p.booted = boot
-		select {
-		case <-p.resets: // not taken yet: this one is newer
-		default:
+// clock asks the chip for its time, and has a boot leaf written first where that tells of another run of it.
+func (p *Pipeline) clock(ctx context.Context) (uint64, error) {
+	for {
+		clock, boot, err := p.run()
+		if err != nil {
+			p.unattested = 0 // it is not there at all
+			return 0, err
 		}
-		p.resets <- boot
+		if boot == p.booted {
+			return clock, nil
+		}
+		if err := p.announce(ctx, boot); err != nil {
+			return 0, err
+		}
 	}
-	return clock, nil
+}
+
+// announce gives the boot leaf of a run to the keeper. It waits until that is on disk, or the disk has refused it: nothing is signed in
+// a run before what tells of the run can be signed with it. Readings are kept meanwhile.
+func (p *Pipeline) announce(ctx context.Context, boot tpm.Boot) error {
+	s := p.start(boot)
+	if p.Attestor != nil {
+		said, run, err := p.Attestor.Start(context.WithoutCancel(ctx), func(run tpm.Boot) ([]byte, error) {
+			s.setRun(run)
+			return s.leaf.Binding(p.Box)
+		})
+		switch {
+		case err == nil:
+			boot = run
+			s.leaf.Evidence = evidence(said)
+			p.unattested = 0
+			p.Health.Clear("start-not-attested", "")
+		case p.unattested < attempts:
+			p.unattested++
+			return err
+		default: // it signs, and does not say what it is: the counters stay the box's own word
+			s.setRun(boot)
+			p.Health.Set(health.Condition{Code: "start-not-attested", Sentence: "The TPM does not attest this start: " + err.Error() + "."})
+			p.Log.Error("cannot attest the start", "error", err)
+		}
+	}
+	select {
+	case <-p.starts: // not taken yet: this one is newer
+	default:
+	}
+	p.starts <- s
+	p.booted = boot
+	select {
+	case <-s.kept:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// attempts is how often a TPM that answers is asked again to attest a start.
+const attempts = 3
+
+// evidence is what a TPM has said, as it stands in a boot leaf.
+func evidence(s attestation.Start) *record.BootEvidence {
+	e := &record.BootEvidence{Quote: record.Statement(s.Quote), Certify: record.Statement(s.Counter)}
+	for _, n := range attestation.BootPCRs {
+		e.PCRs = append(e.PCRs, record.PCR{Number: uint8(n), Value: [32]byte(s.PCRs[n])})
+	}
+	return e
 }
 
 // signLast signs what was kept while the line was stopping, so that it can be published before the box stops. What it cannot
 // sign is signed at the next start.
-func (p *Pipeline) signLast() {
-	for tree, ok := p.Spool.Unsigned(); ok; tree, ok = p.Spool.Unsigned() {
-		if err := p.signTree(tree); err != nil {
+func (p *Pipeline) signLast(ctx context.Context) {
+	for _, ok := p.Spool.Unsigned(); ok; _, ok = p.Spool.Unsigned() {
+		if err := p.signTree(ctx); err != nil {
 			p.Log.Warn("cannot sign the last readings; they are signed at the next start", "error", err)
 			return
 		}

@@ -72,8 +72,8 @@ type Verdict struct {
 	Firmware    uint64 // of the chip, as its maker counts
 }
 
-// quoted are the PCRs that the answer tells: the firmware (0 to 7) and what it started (11).
-var quoted = []uint{0, 1, 2, 3, 4, 5, 6, 7, attestation.FirmwarePCR}
+// quoted are the PCRs that the answer tells.
+var quoted = attestation.BootPCRs
 
 // open is a question that waits for its answer, in a file of its own.
 type open struct {

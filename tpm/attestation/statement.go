@@ -97,23 +97,33 @@ func digestFor(k *ecdsa.PublicKey, data []byte) []byte {
 	return h.Sum(nil)
 }
 
+// Why a statement is not believed.
+var (
+	ErrSignature = errors.New("the signature is not the attestation key's")
+	ErrNotOfTPM  = errors.New("the statement was not made by a TPM")
+	ErrKind      = errors.New("the statement is of another kind")
+	ErrQuestion  = errors.New("the statement answers another question (nonce)")
+	ErrPCRs      = errors.New("the PCRs have other values")
+	ErrCounters  = errors.New("the counters are not those that are claimed")
+)
+
 // open checks who says it, that a TPM has put it together, and that it answers our question.
 func (k *LAK) open(s Statement, nonce []byte, kind tpm2.TPMST) (*tpm2.TPMSAttest, Evidence, error) {
 	if !ecdsa.VerifyASN1(k.public, digestFor(k.public, s.Attest), s.Signature) {
-		return nil, Evidence{}, errors.New("the signature is not the attestation key's")
+		return nil, Evidence{}, ErrSignature
 	}
 	a, err := decode[tpm2.TPMSAttest](s.Attest)
 	if err != nil {
-		return nil, Evidence{}, fmt.Errorf("the statement cannot be read: %w", err)
+		return nil, Evidence{}, fmt.Errorf("%w: it cannot be read: %w", ErrNotOfTPM, err)
 	}
 	if a.Magic != tpm2.TPMGeneratedValue {
-		return nil, Evidence{}, errors.New("the statement was not made by a TPM")
+		return nil, Evidence{}, ErrNotOfTPM
 	}
 	if a.Type != kind {
-		return nil, Evidence{}, fmt.Errorf("the statement is of another kind (%#x)", uint16(a.Type))
+		return nil, Evidence{}, fmt.Errorf("%w (%#x)", ErrKind, uint16(a.Type))
 	}
 	if !bytes.Equal(a.ExtraData.Buffer, nonce) {
-		return nil, Evidence{}, errors.New("the statement answers another question (nonce)")
+		return nil, Evidence{}, ErrQuestion
 	}
 	i := a.ClockInfo
 	return a, Evidence{Resets: i.ResetCount, Restarts: i.RestartCount, Clock: i.Clock, Safe: bool(i.Safe), Firmware: a.FirmwareVersion}, nil
@@ -170,10 +180,10 @@ func (k *LAK) Quoted(s Statement, nonce []byte, values PCRs) (Evidence, error) {
 		}
 	}
 	if !bytes.Equal(tpm2.Marshal(info.PCRSelect), tpm2.Marshal(want)) {
-		return e, errors.New("cannot accept the quote: it is about other PCRs")
+		return e, fmt.Errorf("cannot accept the quote: it is about other PCRs, so %w", ErrPCRs)
 	}
 	if !bytes.Equal(info.PCRDigest.Buffer, values.Digest()) {
-		return e, errors.New("cannot accept the quote: the PCRs have other values")
+		return e, fmt.Errorf("cannot accept the quote: %w", ErrPCRs)
 	}
 	return e, nil
 }
@@ -195,7 +205,7 @@ func (k *LAK) Counted(s Statement, nonce []byte) (uint64, Evidence, error) {
 		return 0, e, err
 	}
 	if !bytes.Equal(info.IndexName.Buffer, name.Buffer) || info.Offset != 0 || len(info.NVContents.Buffer) != 8 {
-		return 0, e, errors.New("cannot accept the counter: the statement is about another index")
+		return 0, e, fmt.Errorf("cannot accept the counter: the statement is about another index: %w", ErrCounters)
 	}
 	return binary.BigEndian.Uint64(info.NVContents.Buffer), e, nil
 }

@@ -12,7 +12,7 @@ import (
 
 type readersCmd struct {
 	Rotate readersRotateCmd `cmd:"" help:"Make a new reader key, and the set of readers that all boxes are to seal for from now on."`
-	Show   readersShowCmd   `cmd:"" help:"Print the set of readers as boxes take it (vitalgate readers)."`
+	Show   readersShowCmd   `cmd:"" help:"Print the set of readers as boxes take it (vitalprov readers)."`
 }
 
 type readersRotateCmd struct {
@@ -49,7 +49,7 @@ func (c *readersRotateCmd) Run() error {
 	if err := os.WriteFile(c.Out, b, 0o644); err != nil {
 		return fmt.Errorf("cannot write the reader set: %w; vitalpeer readers show prints it", err)
 	}
-	fmt.Printf("Reader set %d is in %s: at each box, vitalgate readers %s. Its private key is in %s; a ward peer that may read needs a copy of it in the same place (mode 0600), before the boxes take the set.\n", set.Number, c.Out, c.Out, key)
+	fmt.Printf("Reader set %d is in %s: give it to each box with vitalprov readers ADDRESS --set %s (or vitalprov stick readers, or at the box vitalgate readers). Its private key is in %s; a ward peer that may read needs a copy of it in the same place (mode 0600), before the boxes take the set.\n", set.Number, c.Out, c.Out, key)
 	return nil
 }
 

@@ -27,6 +27,7 @@ type cli struct {
 	Answer    answerCmd    `cmd:"" help:"Have a box answer what the facility asks about its TPM."`
 	Provision provisionCmd `cmd:"" help:"Give a box its grant and its configuration; one that has a configuration keeps it."`
 	Bind      bindCmd      `cmd:"" help:"Change the beds, monitors and dialects of a box."`
+	Readers   readersCmd   `cmd:"" help:"Give a box a new set of readers to seal for, or ask which it has."`
 	Network   networkCmd   `cmd:"" help:"Show network settings, or try new ones: without success the old ones come back."`
 	Readings  readingsCmd  `cmd:"" help:"See the first readings of a box at a peer, verified, and ask whether they are right."`
 	Status    statusCmd    `cmd:"" help:"Ask a box how it is."`

@@ -17,6 +17,7 @@ import (
 type stickCmd struct {
 	Prepare stickPrepareCmd `cmd:"" help:"Make a USB stick ready for a box that has no network."`
 	Answer  stickAnswerCmd  `cmd:"" help:"Have the facility answer the request of a box on the stick, and put the configuration beside it."`
+	Readers stickReadersCmd `cmd:"" help:"Put a set of readers on the stick, for boxes that have an owner."`
 	Show    stickShowCmd    `cmd:"" help:"Say which boxes were at the stick, and how far each is."`
 }
 
@@ -149,7 +150,7 @@ func lastSaid(own protocol.StickBox) string {
 func next(own protocol.StickBox, result string) string {
 	has := func(path string) bool { _, err := os.Stat(path); return err == nil }
 	switch {
-	case strings.Contains(result, protocol.StickTaken):
+	case strings.Contains(result, protocol.StickTaken), strings.Contains(result, protocol.StickReaders):
 		return "done: the box needs the stick no more"
 	case has(own.Grant()) && has(own.Config()):
 		return "next: plug the stick into the box, which takes its grant and its configuration"
@@ -159,6 +160,27 @@ func next(own protocol.StickBox, result string) string {
 		return "next: vitalprov stick answer, at the facility's hub"
 	}
 	return "next: vitalprov stick prepare --box FACILITY/NAME, and plug the stick into the box once more"
+}
+
+type stickReadersCmd struct {
+	Stick string `arg:"" type:"existingdir" help:"Where the stick is mounted."`
+	Set   string `arg:"" type:"existingfile" help:"The set, as the facility signed it (vitalpeer readers rotate, or readers show)."`
+}
+
+func (c stickReadersCmd) Run() error {
+	set, text, err := readReaders(c.Set)
+	if err != nil {
+		return err
+	}
+	s := protocol.StickAt(c.Stick)
+	if err = os.MkdirAll(string(s), 0o755); err == nil {
+		err = os.WriteFile(s.Readers(), text, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot prepare the stick: %w", err)
+	}
+	please("plug the stick into each box of facility %s for half a minute: it seals for reader set %d from then on (vitalprov stick show)", set.Facility, set.Number)
+	return nil
 }
 
 type stickShowCmd struct {
@@ -179,13 +201,15 @@ func (c stickShowCmd) Run() error {
 			continue
 		}
 		own := s.Of(e.Name())
-		label, err := os.ReadFile(own.Label())
-		if err != nil {
-			continue
-		}
 		result, err := os.ReadFile(own.Result())
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot read the stick: %w", err)
+		}
+		label, err := os.ReadFile(own.Label())
+		if err != nil && len(result) > 0 { // of an owned box, which keeps its label to itself
+			label = []byte("(it has an owner)")
+		} else if err != nil {
+			continue
 		}
 		fmt.Printf("%s  %s\n    %s\n    %s\n", filepath.Base(string(own)), strings.TrimSpace(string(result)), strings.TrimSpace(string(label)), next(own, string(result)))
 	}

@@ -80,7 +80,7 @@ func (b *box) update(ctx context.Context, bundle io.Reader, say func(string)) er
 // oneStick is held while a stick is looked at: there is one place to mount it.
 var oneStick sync.Mutex
 
-// stick serves a stick: an update for any box, grant and configuration for one that is nobody's.
+// stick serves a stick: an update for any box, grant and configuration for one that is nobody's, readers for one that has an owner.
 func (b *box) stick(ctx context.Context, device string) {
 	oneStick.Lock()
 	defer oneStick.Unlock()

@@ -1,6 +1,7 @@
 package enrol
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,8 +32,11 @@ func Readers(grantPath string, box record.BoxID, dir string) (*enrolment.ReaderS
 	return enrolment.ReadReaderSet(path, box.Facility, ca)
 }
 
-// TakeReaders takes a set of readers from the facility, if it is newer than what the box has.
-func TakeReaders(file, grantPath string, box record.BoxID, dir string) (*enrolment.ReaderSet, error) {
+// ErrSameReaders says that a set is the very one that the box has.
+var ErrSameReaders = errors.New("the box has this very set already")
+
+// NewReaders reads a set of readers from the facility, which must be newer than what the box has.
+func NewReaders(file, grantPath string, box record.BoxID, dir string) (*enrolment.ReaderSet, error) {
 	have, err := Readers(grantPath, box, dir)
 	if err != nil {
 		return nil, err
@@ -49,8 +53,20 @@ func TakeReaders(file, grantPath string, box record.BoxID, dir string) (*enrolme
 	if err != nil {
 		return nil, err
 	}
-	if set.Number <= have.Number {
-		return nil, fmt.Errorf("cannot take the reader set %s: its number is %d, this box has %d and takes only newer ones; get the latest from the facility (vitalpeer readers show)", file, set.Number, have.Number)
+	switch {
+	case set.Number == have.Number && bytes.Equal(set.Signature, have.Signature):
+		return nil, fmt.Errorf("cannot take reader set %d: %w", set.Number, ErrSameReaders)
+	case set.Number <= have.Number:
+		return nil, fmt.Errorf("cannot take reader set %d: this box has %d and takes only newer ones; get the latest from the facility (vitalpeer readers show)", set.Number, have.Number)
+	}
+	return set, nil
+}
+
+// TakeReaders takes a new set of readers.
+func TakeReaders(file, grantPath string, box record.BoxID, dir string) (*enrolment.ReaderSet, error) {
+	set, err := NewReaders(file, grantPath, box, dir)
+	if err != nil {
+		return nil, err
 	}
 	return set, set.Replace(ReadersFile(dir))
 }

@@ -489,6 +489,105 @@ func TestStick(t *testing.T) {
 	}
 }
 
+// set is a set of readers as the facility signs it.
+func (f *facility) set(t *testing.T, number uint64) []byte {
+	t.Helper()
+	reader, err := record.GenerateReaderKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := enrolment.ReaderSet{Version: enrolment.Version, Facility: "f1", Number: number, Readers: enrolment.Readers{Network: []string{reader.Public().String()}, Patient: []string{}}, PerRecord: true}
+	if err := set.Sign(f.key); err != nil {
+		t.Fatal(err)
+	}
+	b, err := set.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestReaders gives a box new readers, over the link and by stick. What its facility has not signed, or what is older, changes nothing,
+// stops no line and gets nothing written on the stick.
+func TestReaders(t *testing.T) {
+	b, f, stranger := open(t, nil), newFacility(t), newFacility(t)
+	if status, text := b.as(b.Label(), nil)("PUT", protocol.PathReaders, f.set(t, 1)); status != 422 || !strings.Contains(string(text), "no owner") {
+		t.Errorf("nobody's box: %d %s", status, text)
+	}
+	b.enrolled(t, f)
+	call := b.as(b.Label(), f.tool(t, nil))
+	has := func(want uint64) {
+		t.Helper()
+		var r protocol.Readers
+		if status, text := call("GET", protocol.PathReaders, nil); status != 200 || json.Unmarshal(text, &r) != nil || r.Number != want || r.Network != 1 || r.PerRecord != (want > 0) {
+			t.Errorf("the box seals for %d %s, want set %d", status, text, want)
+		}
+	}
+	has(0)
+	if status, _ := b.as(b.Label(), nil)("PUT", protocol.PathReaders, f.set(t, 1)); status != 403 {
+		t.Errorf("without a tool of the facility: %d", status)
+	}
+	second := f.set(t, 2)
+	begun := b.works.Load()
+	if status, text := call("PUT", protocol.PathReaders, second); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	has(2)
+	until(t, "the line begins anew", func() bool { return b.works.Load() == begun+1 && b.working.Load() == 1 })
+	forged := bytes.Replace(f.set(t, 3), []byte(`"number": 3`), []byte(`"number": 4`), 1)
+	for what, c := range map[string]struct {
+		set []byte
+		why string
+	}{
+		"an older one":          {f.set(t, 1), "takes only newer ones"},
+		"another of the number": {f.set(t, 2), "takes only newer ones"},
+		"the same":              {second, "has this very set already"},
+		"another facility's":    {stranger.set(t, 3), "signature: it is not the authority's"},
+		"a changed one":         {forged, "signature: it is not the authority's"},
+		"something else":        {[]byte(`{"a":1}`), "it is not a whole reader set"},
+	} {
+		if status, text := call("PUT", protocol.PathReaders, c.set); status != 422 || !strings.Contains(string(text), c.why) || strings.Contains(string(text), b.dir) {
+			t.Errorf("%s: %d %s", what, status, text)
+		}
+	}
+	has(2)
+
+	mount := t.TempDir()
+	stick := protocol.StickAt(mount)
+	own := stick.Of(b.Label().Name())
+	plug := func(set []byte) (string, error) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(string(stick), 0o755), os.WriteFile(stick.Readers(), set, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return b.Stick(t.Context(), mount)
+	}
+	for _, set := range [][]byte{f.set(t, 1), stranger.set(t, 9), forged, nil} {
+		if did, err := plug(set); err == nil || did != "" {
+			t.Errorf("the stick with %.60q was taken: %s", set, did)
+		}
+	}
+	if _, err := os.Stat(string(own)); err == nil {
+		t.Error("an owned box writes on a stick that brings it nothing of its facility's")
+	}
+	if b.works.Load() != begun+1 {
+		t.Errorf("the line began %d times more for what was refused", b.works.Load()-begun-1)
+	}
+	third := f.set(t, 3)
+	for range 2 { // a stick may be plugged in again
+		if did, err := plug(third); err != nil || !strings.HasPrefix(did, protocol.StickReaders) {
+			t.Errorf("%q %v", did, err)
+		}
+	}
+	has(3)
+	if result, err := os.ReadFile(own.Result()); err != nil || !strings.Contains(string(result), protocol.StickReaders) {
+		t.Errorf("result: %s %v", result, err)
+	}
+	if _, err := os.Stat(own.Label()); err == nil {
+		t.Error("an owned box writes its label on a stick")
+	}
+}
+
 // The TPM of a box without a network answers what the facility asks, on the stick.
 func TestStickAsksTheTPM(t *testing.T) {
 	if _, err := exec.LookPath("swtpm"); err != nil {

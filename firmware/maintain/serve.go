@@ -52,6 +52,8 @@ var routes = []route{
 	{"POST", protocol.PathChallenge, false, (*Server).postChallenge},
 	{"PUT", protocol.PathProvision, false, (*Server).putProvision},
 	{"GET", protocol.PathStatus, false, (*Server).getStatus},
+	{"GET", protocol.PathReaders, false, (*Server).getReaders},
+	{"PUT", protocol.PathReaders, false, (*Server).putReaders},
 	{"POST", protocol.PathTest, false, (*Server).postTest},
 	{"GET", protocol.PathNetwork, false, (*Server).getNetwork},
 	{"PUT", protocol.PathNetwork, false, (*Server).putNetwork},

@@ -20,18 +20,18 @@ import (
 	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
-// ErrOwned says that a box with an owner takes nothing from a stick.
-var ErrOwned = errors.New("this box has an owner and takes nothing from a stick")
+// ErrOwned says that a box with an owner takes nothing from a stick but readers.
+var ErrOwned = errors.New("this box has an owner and takes nothing from a stick but a set of readers, and there is none")
 
 // Stick serves a USB stick that is mounted at the place, if it has the folder of the field tool: it writes the label and the
-// enrolment request of this box, or takes its grant and configuration. What it did is returned and stands on the stick as well.
+// enrolment request of this box, or takes its grant and configuration; of one that has an owner it takes a set of readers. What it did is returned and stands on the stick as well.
 func (s *Server) Stick(ctx context.Context, mount string) (did string, err error) {
 	stick := protocol.StickAt(mount)
 	if st, err := os.Lstat(string(stick)); err != nil || !st.IsDir() {
 		return "", nil
 	}
 	if s.Owned() {
-		return "", ErrOwned
+		return s.ownersStick(ctx, stick)
 	}
 	l := s.Label()
 	own := stick.Of(l.Name())

@@ -149,6 +149,23 @@ func TestSetUpABox(t *testing.T) {
 	if out := do("vitalprov", "bind", address, "--label", label, "--show"); !strings.Contains(out, other) {
 		t.Errorf("bind --show says %s", out)
 	}
+	// The facility gives all boxes new readers: what is sealed from then on opens with the new key, which the hub has.
+	do("vitalpeer", "readers", "rotate", "-o", "set.json", "--data", "hub")
+	if out := do("vitalprov", "readers", address, "--label", label); !strings.Contains(out, "the readers of its grant: 1 of the network side") {
+		t.Errorf("readers says %s", out)
+	}
+	if out := do("vitalprov", "readers", address, "--label", label, "--set", "set.json"); !strings.Contains(out, "reader set 1: 1 of the network side") {
+		t.Errorf("readers says %s", out)
+	}
+	refused("has this very set already", "vitalprov", "readers", address, "--label", label, "--set", "set.json")
+	send(4, other)
+	for !strings.Contains(do("vitalpeer", "tail", "--box", "f1/gw1", "--data", "hub"), `"value":54`) {
+		select {
+		case <-ctx.Done():
+			t.Fatal("no reading that was sealed for the new readers is shown")
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 	refused("nothing was done", "vitalprov", "reset", address, "--label", label, "--yes", "VG-0000-0000")
 	refused("operating system's", "vitalprov", "network", address, "--label", label)
 	do("vitalprov", "revoke", "f1/gw1", "--reason", "out of use")

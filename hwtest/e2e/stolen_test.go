@@ -82,7 +82,7 @@ func TestAStolenBoxHoldsNoEpochThatHasEnded(t *testing.T) {
 	if out, err := h.Run(ctx, "vitalgate", "readers", "-c", h.ConfigPath(), set); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if out, err := h.Run(ctx, "vitalgate", "readers", "-c", h.ConfigPath(), set); err == nil || !strings.Contains(string(out)+err.Error(), "takes only newer ones") {
+	if out, err := h.Run(ctx, "vitalgate", "readers", "-c", h.ConfigPath(), set); err == nil || !strings.Contains(string(out)+err.Error(), "the box has this very set already") {
 		t.Errorf("the same set again: %v: %s", err, out)
 	}
 	if err := h.Wait(ctx, time.Minute, "the new readers", func() bool { return strings.Contains(h.Gateway.Log(20000), "sealing for a new set of readers") }); err != nil {

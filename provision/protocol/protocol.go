@@ -33,6 +33,7 @@ const (
 	PathChallenge = "/v1/challenge" // POST attestation.Question of the facility; answers an attestation.Answer of the TPM
 	PathProvision = "/v1/provision" // PUT Provision: the grant and the configuration, or one of them on a box that has both
 	PathStatus    = "/v1/status"    // GET Status
+	PathReaders   = "/v1/readers"   // GET Readers; PUT enrolment.ReaderSet: seal for these from now on; answers Readers
 	PathTest      = "/v1/hwtest"    // POST TestOptions; answers a signed report
 	PathNetwork   = "/v1/network"   // GET Network; PUT Network: try; answers Trial
 	PathKeep      = "/v1/network/keep"
@@ -95,6 +96,14 @@ type Status struct {
 	Working bool            `json:"working"`
 	Trouble string          `json:"trouble,omitempty"`
 	Report  json.RawMessage `json:"report,omitempty"` // of the status page; no patient data
+}
+
+// Readers is whom the box seals for.
+type Readers struct {
+	Number    uint64 `json:"number"`  // of the set; 0: those of the grant
+	Network   int    `json:"network"` // how many keys
+	Patient   int    `json:"patient"`
+	PerRecord bool   `json:"per_record"`
 }
 
 // TestOptions choose the hardware test.

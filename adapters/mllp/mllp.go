@@ -3,6 +3,7 @@
 package mllp
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -53,6 +54,7 @@ const (
 	dialTimeout   = 10 * time.Second
 	handshake     = 10 * time.Second
 	readSize      = 16 << 10
+	maxRest       = 8 << 20 // read at most of a connection that has to end; more than a kernel keeps of one (tcp_rmem)
 	minBackoff    = 250 * time.Millisecond
 	maxBackoff    = 15 * time.Second
 )
@@ -78,6 +80,14 @@ type connection struct {
 	net.Conn
 	since time.Time
 	spoke atomic.Bool // a frame has come
+}
+
+// finish makes the reading end behind what has come so far, which Close would throw away: the kernel has acknowledged it to the
+// monitor, and not every monitor sends again what was not answered.
+func (c *connection) finish() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		tcp.CloseRead() // fails when the other side has reset the connection, whose reading ends by itself
+	}
 }
 
 // New makes an adapter. The error names the setting that cannot be.
@@ -273,7 +283,7 @@ func (a *adapter) enter(conn net.Conn) (*connection, bool) {
 			return nil, false
 		}
 		a.log.Warn("closed a connection that brought no message, to make room", "from", silent.RemoteAddr().String())
-		silent.Close()
+		silent.finish()
 		delete(a.open, silent)
 	}
 	a.open[c] = true
@@ -335,8 +345,7 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 		log.Debug("cannot limit the wait for a monitor that is gone", "error", err)
 	}
 	// The end of ctx must end a blocked Read, but not the answers that are under way.
-	raw := conn
-	stop := context.AfterFunc(ctx, func() { raw.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, c.finish)
 	defer stop()
 
 	if a.cfg.TLS != nil {
@@ -362,7 +371,7 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 		Write: write,
 		Broken: func(err error) {
 			log.Warn("the monitor takes no answers", "error", err)
-			conn.Close()
+			c.finish()
 		},
 		Spoke: func(message []byte) {
 			c.spoke.Store(true)
@@ -389,7 +398,7 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 			voice.Speak(sctx, func(message []byte) error {
 				err := write(framing.Append(nil, a.cfg.Framing, message))
 				if err != nil {
-					conn.Close()
+					c.finish()
 				}
 				return err
 			})
@@ -402,7 +411,7 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 	}
 	room, full := framing.Grace(ctx)
 	defer full()
-	err = a.read(ctx, room, conn, line)
+	err = a.read(ctx, room, c, conn, line)
 	if ctx.Err() == nil { // if err is nil the monitor has closed its side, perhaps only that: it may still be waiting for answers
 		err = errors.Join(err, line.End(room))
 	}
@@ -423,11 +432,13 @@ func (a *adapter) serve(ctx context.Context, c *connection, out chan<- *adapters
 
 var errIdle = errors.New("the monitor was silent for longer than read_idle")
 
-// read feeds line until the connection ends (nil) or has to be ended. What was read has until the end of room to find some.
-func (a *adapter) read(ctx, room context.Context, conn net.Conn, line *framing.Line) error {
+// read feeds line until the connection ends (nil) or has to be ended; what has come until then is read before it returns. What was
+// read has until the end of room to find some. conn is c, or TLS over it.
+func (a *adapter) read(ctx, room context.Context, c *connection, conn net.Conn, line *framing.Line) error {
 	buf := make([]byte, readSize)
 	last := time.Now()
-	for {
+	var ended error // why the connection has to be ended, though there may be something to read yet
+	for rest := maxRest; ; {
 		deadline := line.Wake()
 		if a.cfg.ReadIdle > 0 {
 			if idle := last.Add(a.cfg.ReadIdle); deadline.IsZero() || idle.Before(deadline) {
@@ -435,24 +446,33 @@ func (a *adapter) read(ctx, room context.Context, conn net.Conn, line *framing.L
 			}
 		}
 		conn.SetReadDeadline(deadline)
-		if ctx.Err() != nil { // after SetReadDeadline, which may have undone the one of the end of ctx
-			return ctx.Err()
-		}
 		n, err := conn.Read(buf)
+		var fed error
 		if n > 0 {
-			if err := line.Feed(room, buf[:n]); err != nil {
-				return err
-			}
 			last = time.Now()
+			fed = line.Feed(room, buf[:n])
+		} else if errors.Is(err, os.ErrDeadlineExceeded) {
+			fed = line.Tick(room)
 		}
 		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if err := line.Tick(room); err != nil {
-				return err
+		case fed == nil:
+		case errors.Is(fed, adapters.ErrGone), errors.Is(fed, framing.ErrSlow):
+			if ended == nil {
+				ended = fed
+				c.finish()
 			}
+		default:
+			return fed
+		}
+		over := ended != nil || ctx.Err() != nil
+		if over {
+			rest -= n
+		}
+		switch {
+		case over && (rest <= 0 || err != nil && !errors.Is(err, os.ErrDeadlineExceeded)):
+			return cmp.Or(ended, ctx.Err())
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			if a.cfg.ReadIdle > 0 && time.Since(last) >= a.cfg.ReadIdle {
 				return errIdle
 			}

@@ -121,8 +121,9 @@ usage: ./build.sh COMMAND
   build             host binaries into dist/: vitalgate (the box), vitalpeer (a peer), vitalsim (simulated monitors),
                     vitalprov (the field tool)
   chaos [--minutes N] [--faults N] [--seed S]
-                    a hospital of five peers, one box and four monitors is broken at random (kill -9, pause, lost bytes, full
-                    disk, set clock, TPM down and slow, old backups put back); then every copy is counted. Exit status 0:
+                    a hospital of three hubs, two wards, one box and four monitors is broken at random (kill -9, pause, lost
+                    bytes, full disk, set clock, TPM down and slow, old backups put back), several things at once; every 1,000
+                    faults all is mended and must come level; at last every copy is counted. Exit status 0:
                     nothing acknowledged was lost, doubled or out of order. Disks are filled only with the right to mount.
   soak [--minutes N] [--rate 2000] [--every 5s]
                     32 monitors send at a pace to a box, a ward peer and a hub; memory, descriptors, goroutines, latency and disk are

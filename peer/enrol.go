@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,9 +21,9 @@ type initCmd struct {
 	data
 	Facility    string   `placeholder:"F1" help:"Name of the facility: 1 to 32 of a-z, 0-9 and -."`
 	Name        string   `placeholder:"HUB" help:"Name of this peer, unique in the facility."`
-	Join        string   `placeholder:"INVITATION" help:"Join the facility that this invitation is from, as a ward peer." type:"existingfile"`
+	Join        string   `placeholder:"INVITATION" help:"Join the facility that this invitation is from, as a ward peer or, with --listen-peers, as a further hub." type:"existingfile"`
 	ListenBoxes string   `default:"127.0.0.1:4222" help:"Where boxes connect, host:port."`
-	ListenPeers string   `default:"127.0.0.1:7422" help:"Where ward peers connect, host:port; not with --join."`
+	ListenPeers string   `placeholder:"HOST:PORT" help:"Where ward peers connect (default 127.0.0.1:7422; with --join none)."`
 	Page        string   `default:"127.0.0.1:8080" help:"Address of the page. It shows patient data: keep it on a loopback address."`
 	Host        []string `help:"Further host names or addresses under which others reach this peer; not with --join."`
 	Genesis     string   `placeholder:"FILE" type:"existingfile" help:"Begin with a registry that several administrators decide: its signed genesis (vitalpeer registry init). Without it, one administrator decides alone, whose key is put into the data folder."`
@@ -32,12 +33,13 @@ func (c *initCmd) Run() error {
 	var conf facility.Config
 	conf.Facility, conf.Name = c.Facility, c.Name
 	conf.Boxes.Listen, conf.Page.Listen, conf.Boxes.StreamMiB = c.ListenBoxes, c.Page, 1024
+	conf.Peers.Listen = c.ListenPeers
 	if c.Join != "" {
 		made, err := facility.Join(c.dir(), c.Join, conf)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("Ward peer %s of facility %s is ready in %s.\n", made.Name, made.Facility, c.Data)
+		fmt.Printf("Peer %s of facility %s is ready in %s.\n", made.Name, made.Facility, c.Data)
 		fmt.Printf("Remove the invitation now, it holds this peer's keys: rm %s\n", c.Join)
 		fmt.Printf("Run it: vitalpeer run --data %s\n", c.Data)
 		return nil
@@ -45,7 +47,7 @@ func (c *initCmd) Run() error {
 	if c.Facility == "" || c.Name == "" {
 		return errors.New("cannot make a hub without names: give --facility and --name (or --join INVITATION for a ward peer)")
 	}
-	conf.Peers.Listen = c.ListenPeers
+	conf.Peers.Listen = cmp.Or(c.ListenPeers, "127.0.0.1:7422")
 	var genesis []byte
 	if c.Genesis != "" {
 		var err error

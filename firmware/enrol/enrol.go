@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/nats-io/nkeys"
 
@@ -176,6 +177,18 @@ type Network struct {
 	Readers enrolment.Readers
 }
 
+// clock is the time at which certificates are judged. A clock that stands before the box was let in is wrong, as that of a board
+// whose battery is empty, which begins in 1970: it must not keep readings from the network until somebody sets it.
+func clock(own *x509.Certificate) func() time.Time {
+	letIn := own.NotBefore.Add(24 * time.Hour) // the facility dates certificates back by a day
+	return func() time.Time {
+		if now := time.Now(); now.After(letIn) {
+			return now
+		}
+		return letIn
+	}
+}
+
 // Open reads the grant and checks that it is for this box and these keys.
 func Open(grantPath string, box record.BoxID, id Identity, dir string) (*Network, error) {
 	g, err := enrolment.ReadGrant(grantPath)
@@ -209,7 +222,7 @@ func Open(grantPath string, box record.BoxID, id Identity, dir string) (*Network
 	return &Network{
 		Leaves: g.Leaves,
 		TLS: &tls.Config{
-			MinVersion: tls.VersionTLS13, RootCAs: pool,
+			MinVersion: tls.VersionTLS13, RootCAs: pool, Time: clock(own),
 			Certificates: []tls.Certificate{{Certificate: [][]byte{own.Raw}, PrivateKey: id.TLS(), Leaf: own}},
 		},
 		NKey: public, Sign: user.Sign, Readers: g.Readers,

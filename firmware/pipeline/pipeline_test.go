@@ -542,8 +542,8 @@ func TestAFullSpoolSaysSo(t *testing.T) {
 			t.Fatalf("answer %q", a)
 		}
 	}
-	if !refused || b.health.Ready() {
-		t.Fatalf("refused %v, conditions %+v", refused, b.health.Conditions())
+	if c := b.health.Conditions(); !refused || len(c) == 0 || c[0].Code != "spool-refuses" || b.health.Ready() {
+		t.Fatalf("refused %v, conditions %+v", refused, c)
 	}
 }
 

@@ -56,10 +56,14 @@ func main() {
 
 const (
 	wards    = 1 // beside ward1
-	sites    = 2
+	hubs     = 2 // beside hub
 	monitors = 4
+	round    = 1000            // faults, after which all is mended once and must come level
 	patience = 5 * time.Minute // until what was broken has healed
 )
+
+// summerEnds is the hour that the clocks of Berlin show twice, summerBegins that which they do not show.
+var summerEnds, summerBegins = time.Date(2026, 10, 25, 1, 0, 0, 0, time.UTC), time.Date(2027, 3, 28, 1, 0, 0, 0, time.UTC)
 
 // run breaks things and counts. ok says that nothing was lost, doubled or out of order.
 func (c *command) run(ctx context.Context) (ok bool, err error) {
@@ -89,17 +93,18 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	}
 	addr := make([]string, monitors)
 	config := ""
+	zones := []string{"UTC", "UTC", "UTC", "Europe/Berlin"} // the last monitor's messages name none
 	for i := range addr {
 		addr[i] = hospital.FreeAddr()
-		config += fmt.Sprintf("[[monitor]]\nname = \"bed-%d\"\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = \"bed-%d\"\n", i+1, addr[i], i+1)
+		config += fmt.Sprintf("[[monitor]]\nname = \"bed-%d\"\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = %q\nbed = \"bed-%[1]d\"\n", i+1, addr[i], zones[i])
 	}
 	env := append(clock.env(), chip.env()...)
-	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: dir, TPM: source, Wards: wards, Sites: sites, Env: env, Monitors: config})
+	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: dir, TPM: source, Wards: wards, Hubs: hubs, Env: env, Monitors: config})
 	if err != nil {
 		return false, err
 	}
 	disks := map[string]*disk{}
-	for _, name := range []string{"gw1/data", "ward1", "site1"} {
+	for _, name := range []string{"gw1/data", "ward1", "hub2"} {
 		d, err := newDisk(filepath.Join(dir, name))
 		if err != nil {
 			fmt.Println("the disk of", name, "is not filled:", err)
@@ -130,16 +135,40 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	for i := range all {
 		all[i] = &hospital.Sender{Addr: addr[i], Bed: fmt.Sprintf("bed-%d", i+1), From: i * 200_000, To: (i + 1) * 200_000, Acked: acked,
 			Pause: 120 * time.Millisecond, Unanswered: 3 * time.Second, Done: enough}
+		if i == monitors-1 { // its clock is put back while it sends
+			all[i].Clock = time.Date(2026, 10, 25, 2, 59, 55, 0, time.UTC)
+		}
 		sending.Go(func() { all[i].Run(ctx) })
 	}
 	began := time.Now()
 	w := &wrecker{h: h, dice: rand.New(rand.NewPCG(c.Seed, 0)), clock: clock, chip: chip, disks: disks, said: c.Log, counts: map[string]int{}, busy: map[string]bool{}, backups: map[string]string{}}
 	w.free.L = &w.mu
-	err = w.work(ctx, c.Faults, time.Duration(c.Minutes*float64(time.Minute)))
-	close(enough)
-	if err = errors.Join(err, w.heal(), ctx.Err()); err != nil {
-		return false, err
+	watch, watched := context.WithCancel(ctx)
+	defer watched()
+	go w.progress(watch, began, acked)
+	var end time.Time
+	if c.Minutes > 0 {
+		end = began.Add(time.Duration(c.Minutes * float64(time.Minute)))
 	}
+	for over := false; !over; {
+		most := round
+		if c.Faults > 0 {
+			most = min(round, c.Faults-w.total())
+		}
+		over, err = w.work(ctx, most, end)
+		if err = errors.Join(err, w.heal(), ctx.Err()); err != nil {
+			return false, err
+		}
+		if over = over || w.total() == c.Faults; over {
+			break
+		}
+		mended := time.Now()
+		if err := level(ctx, h); err != nil {
+			return false, fmt.Errorf("after %d faults: %w", w.total(), err)
+		}
+		fmt.Printf("%d faults; all was mended, and every peer had everything after %v\n", w.total(), time.Since(mended).Round(time.Second))
+	}
+	close(enough)
 	fmt.Printf("%d faults in %v; all is mended, waiting for what is under way\n", w.total(), time.Since(began).Round(time.Second))
 	answered := make(chan struct{})
 	go func() { sending.Wait(); close(answered) }()
@@ -148,7 +177,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	case <-time.After(patience):
 		return false, fmt.Errorf("monitors still wait for acknowledgements %v after all was mended; box:\n%s", patience, h.Gateway.Log(3000))
 	}
-	wait := h.Wait(ctx, patience, "every peer has all that the box has signed", func() bool { return level(ctx, h) })
+	wait := level(ctx, h)
 	if wait != nil {
 		fmt.Println(wait)
 	}
@@ -185,29 +214,39 @@ func peerNames(h *hospital.Hospital) (names []string) {
 	return names
 }
 
-// level says whether every peer holds as many records as the box has in its log, all signed.
-func level(ctx context.Context, h *hospital.Hospital) bool {
+// level waits until every peer holds what the box has in its log now, all of it signed.
+func level(ctx context.Context, h *hospital.Hospital) error {
 	var box struct {
 		Spool struct{ Next, Signed uint64 } `json:"spool"`
 	}
-	r, err := http.Get("http://" + h.Status + "/status")
-	if err != nil {
-		return false
-	}
-	defer r.Body.Close()
-	if json.NewDecoder(r.Body).Decode(&box) != nil || box.Spool.Signed < box.Spool.Next {
-		return false
-	}
-	for _, name := range append(peerNames(h), "hub") {
-		out, _ := exec.CommandContext(ctx, filepath.Join(h.Bin, "vitalpeer"), "status", "--json", "--data", h.Data(name)).Output() // its exit status is that of its conditions
-		var st struct {
-			Boxes []struct{ Records uint64 } `json:"boxes"`
-		}
-		if json.Unmarshal(out, &st) != nil || len(st.Boxes) != 1 || st.Boxes[0].Records < box.Spool.Next {
+	look := func() bool {
+		r, err := http.Get("http://" + h.Status + "/status")
+		if err != nil {
 			return false
 		}
+		defer r.Body.Close()
+		return json.NewDecoder(r.Body).Decode(&box) == nil
 	}
-	return true
+	if err := h.Wait(ctx, patience, "the box shows its status", look); err != nil {
+		return err
+	}
+	now := box.Spool.Next
+	if err := h.Wait(ctx, patience, "the box has signed what is in its log", func() bool { return look() && box.Spool.Signed >= now }); err != nil {
+		return err
+	}
+	for _, name := range append(peerNames(h), "hub") {
+		err := h.Wait(ctx, patience, fmt.Sprintf("%s has the %d records that the box has signed", name, now), func() bool {
+			out, _ := exec.CommandContext(ctx, filepath.Join(h.Bin, "vitalpeer"), "status", "--json", "--data", h.Data(name)).Output() // its exit status is that of its conditions
+			var st struct {
+				Boxes []struct{ Records uint64 } `json:"boxes"`
+			}
+			return json.Unmarshal(out, &st) == nil && len(st.Boxes) == 1 && st.Boxes[0].Records >= now
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stop ends all programs. A box whose TPM was killed may say so at its end: everything is signed by then.

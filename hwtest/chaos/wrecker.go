@@ -32,7 +32,7 @@ type wrecker struct {
 	err     error
 }
 
-const atOnce = 4
+const atOnce = 7
 
 // fault is one thing to break: what is busy with it, and the breaking and mending itself.
 type fault struct {
@@ -41,23 +41,23 @@ type fault struct {
 	do     func() error
 }
 
-// work breaks things until there have been so many, or for so long.
-func (w *wrecker) work(ctx context.Context, most int, long time.Duration) error {
+// work breaks things until there have been so many more, or until end, if there is one; over says that it was end.
+func (w *wrecker) work(ctx context.Context, most int, end time.Time) (over bool, err error) {
 	var under sync.WaitGroup
 	defer under.Wait()
 	slots := make(chan struct{}, atOnce)
-	end := make(<-chan time.Time)
-	if long > 0 {
-		end = time.After(long)
+	var late <-chan time.Time
+	if !end.IsZero() {
+		late = time.After(time.Until(end))
 	}
-	for n := 0; most == 0 || n < most; n++ {
+	for range most {
 		f := w.draw()
-		pause := time.Duration(w.dice.IntN(200)) * time.Millisecond
+		pause := time.Duration(w.dice.IntN(100)) * time.Millisecond
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-end:
-			return nil
+			return false, ctx.Err()
+		case <-late:
+			return true, nil
 		case slots <- struct{}{}:
 		}
 		w.mu.Lock()
@@ -69,7 +69,7 @@ func (w *wrecker) work(ctx context.Context, most int, long time.Duration) error 
 		err := w.err
 		w.mu.Unlock()
 		if err != nil {
-			return err
+			return false, err
 		}
 		if w.said {
 			fmt.Printf("%s %s: %s\n", time.Now().UTC().Format("15:04:05.000"), f.kind, f.target)
@@ -85,10 +85,24 @@ func (w *wrecker) work(ctx context.Context, most int, long time.Duration) error 
 		})
 		time.Sleep(pause)
 	}
-	return nil
+	return false, nil
+}
+
+// progress says each minute how far the run is.
+func (w *wrecker) progress(ctx context.Context, began time.Time, acked *hospital.Acknowledged) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Minute):
+			fmt.Printf("%s: %d faults, %d messages acknowledged\n", time.Since(began).Round(time.Second), w.total(), acked.Count())
+		}
+	}
 }
 
 func (w *wrecker) total() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, c := range w.counts {
 		n += c
 	}
@@ -114,7 +128,10 @@ func (w *wrecker) draw() fault {
 		if p.BoxWire != nil {
 			names, wires["box-"+p.Name] = append(names, "box-"+p.Name), p.BoxWire
 		}
-		names, wires[p.Name+"-hub"] = append(names, p.Name+"-hub"), p.HubWire
+		for i, wire := range p.HubWires {
+			name := fmt.Sprintf("%s-hub%d", p.Name, i+1)
+			names, wires[name] = append(names, name), wire
+		}
 	}
 	wire := func(kind string, mode hospital.Mode) func(time.Duration) fault {
 		return func(long time.Duration) fault {
@@ -136,6 +153,11 @@ func (w *wrecker) draw() fault {
 		{8, wire("acknowledgements lost", hospital.BlackHole)},
 		{8, wire("line half open", hospital.HalfOpen)},
 		{8, wire("line slow", hospital.Slow)},
+		{4, func(long time.Duration) fault {
+			// A box cannot know the hour that is meant when the clocks are changed, and must not lose or mix what comes in it.
+			to := []time.Time{summerEnds, summerBegins}[w.dice.IntN(2)].Add(-time.Duration(w.dice.IntN(3)) * time.Second)
+			return fault{"clock set to a change of summer time", "clock", func() error { w.clock.set(time.Until(to)); time.Sleep(2 * long); return nil }}
+		}},
 		{8, func(long time.Duration) fault {
 			to := []time.Duration{0, time.Second, -time.Second, 10 * time.Minute, -10 * time.Minute, time.Hour, -time.Hour, 12 * time.Hour, -12 * time.Hour}[w.dice.IntN(9)]
 			return fault{"clock set", "clock", func() error { w.clock.set(to); time.Sleep(long); return nil }}
@@ -154,7 +176,7 @@ func (w *wrecker) draw() fault {
 			}})
 	}
 	full := []string{}
-	for _, name := range []string{"gw1/data", "ward1", "site1"} {
+	for _, name := range []string{"gw1/data", "ward1", "hub2"} {
 		if w.disks[name] != nil {
 			full = append(full, name)
 		}
@@ -201,7 +223,7 @@ func (w *wrecker) pause(p *hospital.Process, long time.Duration) fault {
 	}}
 }
 
-// kindOf is "box", "hub", "ward" or "site".
+// kindOf is "box", "hub" or "ward".
 func kindOf(p *hospital.Process) string {
 	if p.Name == "gw1" {
 		return "box"
@@ -265,7 +287,9 @@ func (w *wrecker) heal() error {
 		if p.BoxWire != nil {
 			p.BoxWire.Mend()
 		}
-		p.HubWire.Mend()
+		for _, wire := range p.HubWires {
+			wire.Mend()
+		}
 	}
 	return w.err
 }

@@ -415,6 +415,7 @@ func TestHostileMonitors(t *testing.T) {
 		"what could not be used":        {`"kept a message as raw bytes","monitor":"bad"`},
 		"the serial line that was lost": {`"lost the device","monitor":"wire"`},
 		"the port that is taken":        {`"monitor":"taken"`, taken},
+		"that the key is in no chip":    {`"code":"no-hardware-tpm"`},
 	} {
 		if !slices.ContainsFunc(strings.Split(log, "\n"), func(l string) bool {
 			return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(l, w) })

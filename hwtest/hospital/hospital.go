@@ -34,15 +34,16 @@ type Options struct {
 	Monitors string // [[monitor]] tables of the box's configuration
 	HubPage  string // address of the hub's page; "" is a free port
 
-	Wards, Sites int      // further peers: wards, ward2 on, take the box too; sites, site1 on, only keep copies
-	Env          []string // of the box, beside this process's own
+	Wards, Hubs int      // further peers: wards, ward2 on, take the box too; hubs, hub2 on, take wards: each peer joins the first hub that it reaches
+	Env         []string // of the box, beside this process's own
 }
 
 // Peer is one peer that has joined the hub.
 type Peer struct {
 	*Process
-	BoxWire, HubWire *Wire // from the box, nil for a site; to the hub
-	page             string
+	BoxWire  *Wire   // from the box; nil for a hub
+	HubWires []*Wire // to the hubs that it may join, in order
+	page     string
 }
 
 // Hospital is the running whole.
@@ -103,16 +104,21 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 		"--listen-boxes", hubBoxes, "--listen-peers", hubPeers, "--page", h.Page); err != nil {
 		return nil, err
 	}
-	for i := range 1 + o.Wards + o.Sites {
-		name := fmt.Sprintf("ward%d", i+1)
-		if i > o.Wards {
-			name = fmt.Sprintf("site%d", i-o.Wards)
-		}
-		if err := h.join(ctx, name, hubPeers, i <= o.Wards); err != nil {
+	hubs := []string{hubPeers}
+	for range o.Hubs {
+		hubs = append(hubs, FreeAddr())
+	}
+	for i := range 1 + o.Wards {
+		if err := h.join(ctx, fmt.Sprintf("ward%d", i+1), hubs, ""); err != nil {
 			return nil, err
 		}
 	}
-	h.BoxWire, h.PeerWire = h.Peers[0].BoxWire, h.Peers[0].HubWire
+	for i := 1; i < len(hubs); i++ { // each joins those before it only, so that the hubs never join in a circle
+		if err := h.join(ctx, fmt.Sprintf("hub%d", i+1), hubs[:i], hubs[i]); err != nil {
+			return nil, err
+		}
+	}
+	h.BoxWire, h.PeerWire = h.Peers[0].BoxWire, h.Peers[0].HubWires[0]
 	tpm := o.TPM
 	if tpm == "" {
 		tpm = "auto"
@@ -128,34 +134,45 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 	return h, h.enrol(ctx, request)
 }
 
-// join makes a peer that joins the hub. More peers than the one ward can open records, so that a test can look at each copy.
-func (h *Hospital) join(ctx context.Context, name, hub string, boxes bool) (err error) {
+// join makes a peer that joins the hubs: a ward, or, with an address for wards, a further hub. More peers than the one ward can open
+// records, so that a test can look at each copy.
+func (h *Hospital) join(ctx context.Context, name string, hubs []string, wards string) error {
 	p := &Peer{page: FreeAddr()}
-	listen, flags := FreeAddr(), []string{"invite", name, "--data", h.path("hub")}
-	if p.HubWire, err = NewWire(ctx, hub); err != nil {
-		return err
+	var cables []string
+	for _, hub := range hubs {
+		w, err := NewWire(ctx, hub)
+		if err != nil {
+			return err
+		}
+		p.HubWires, cables = append(p.HubWires, w), append(cables, "'tls://"+w.Addr()+"'")
 	}
-	if boxes {
+	listen := FreeAddr()
+	invite, start := []string{"invite", name, "--data", h.path("hub")}, []string{"init", "--data", h.path(name), "--listen-boxes", listen, "--page", p.page}
+	if wards != "" {
+		invite, start = append(invite, "--host", "127.0.0.1"), append(start, "--listen-peers", wards)
+	} else {
+		var err error
 		if p.BoxWire, err = NewWire(ctx, listen); err != nil {
 			return err
 		}
-		flags = append(flags, "--boxes", listen)
+		invite = append(invite, "--boxes", listen)
 	}
-	if h.Wards+h.Sites > 0 {
-		flags = append(flags, "--reader")
+	if h.Wards+h.Hubs > 0 {
+		invite = append(invite, "--reader")
 	}
 	invitation := h.path(name + ".invitation.json")
-	if err := h.do(ctx, "vitalpeer", append(flags, "-o", invitation)...); err != nil {
+	if err := h.do(ctx, "vitalpeer", append(invite, "-o", invitation)...); err != nil {
 		return err
 	}
-	if err := h.do(ctx, "vitalpeer", "init", "--join", invitation, "--data", h.path(name), "--listen-boxes", listen, "--page", p.page); err != nil {
+	if err := h.do(ctx, "vitalpeer", append(start, "--join", invitation)...); err != nil {
 		return err
 	}
+	var err error
 	if p.Process, err = newProcess(h.Dir, name, h.bin("vitalpeer"), "run", "--data", h.path(name)); err != nil {
 		return err
 	}
 	h.Peers = append(h.Peers, p)
-	return replaceIn(filepath.Join(h.path(name), "peer.toml"), hub, p.HubWire.Addr()) // the peer's cable
+	return replaceIn(filepath.Join(h.path(name), "peer.toml"), "'tls://"+hubs[0]+"'", strings.Join(cables, ", ")) // the peer's cables
 }
 
 // enrol lets the box in: the hub, which has the facility's authority, decides; the other peers, which do not run yet, are

@@ -23,6 +23,7 @@ type Sender struct {
 	Unanswered time.Duration       // after which the connection is given up
 	Done       <-chan struct{}     // no further number is begun; nil never
 	Answered   func(time.Duration) // called for each message with how long its AA took; may be nil
+	Clock      time.Time           // what its clock shows at its first message: local time that names no zone; zero is now, in UTC
 
 	Broken atomic.Int64 // connections that ended before all was acknowledged
 	begun  int          // first number that was never sent
@@ -193,11 +194,14 @@ var (
 
 // Message is number n, framed for MLLP.
 func (s *Sender) Message(n int) []byte {
-	at := begun.Add(time.Duration(n) * Tick).Format("20060102150405")
+	at := begun.Add(time.Duration(n)*Tick).Format("20060102150405") + "+0000"
+	if !s.Clock.IsZero() {
+		at = s.Clock.Add(time.Duration(n-s.From) * Tick).Format("20060102150405")
+	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "\x0bMSH|^~\\&|SIM^00A0370027000143^EUI-64|E2E|||%s+0000||ORU^R01^ORU_R01|E2E-%06d|P|2.6\r", at, n)
+	fmt.Fprintf(&b, "\x0bMSH|^~\\&|SIM^00A0370027000143^EUI-64|E2E|||%s||ORU^R01^ORU_R01|E2E-%06d|P|2.6\r", at, n)
 	fmt.Fprintf(&b, "PID|||%s^^^Hospital^PI||Test^%s^^^^^L\rPV1||I|ICU^^%s\r", s.Bed, s.Bed, s.Bed)
-	fmt.Fprintf(&b, "OBR|1|||69952^MDC_DEV_MON_PT_PHYSIO_MULTI_PARAM^MDC|||%s+0000\r", at)
+	fmt.Fprintf(&b, "OBR|1|||69952^MDC_DEV_MON_PT_PHYSIO_MULTI_PARAM^MDC|||%s\r", at)
 	fmt.Fprintf(&b, "OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|%d|264864^MDC_DIM_BEAT_PER_MIN^MDC|||||R\r", 50+n%60)
 	fmt.Fprintf(&b, "OBX|2|ST|E2E-NUMBER^number of this message^99E2E|1.9.1.1|E2E-%06d||||||R\r\x1c\r", n)
 	return b.Bytes()

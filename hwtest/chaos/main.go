@@ -214,35 +214,54 @@ func peerNames(h *hospital.Hospital) (names []string) {
 	return names
 }
 
+// status is what the box says of its log.
+type status struct {
+	Spool   struct{ Next, Signed uint64 } `json:"spool"`
+	Network struct{ Acked uint64 }        `json:"network"`
+}
+
+func boxStatus(h *hospital.Hospital) (st status, err error) {
+	ask := http.Client{Timeout: 2 * time.Second} // it may be paused
+	r, err := ask.Get("http://" + h.Status + "/status")
+	if err != nil {
+		return st, err
+	}
+	defer r.Body.Close()
+	return st, json.NewDecoder(r.Body).Decode(&st)
+}
+
+// recordsAt is how many records of the box a peer has stored, 0 if it does not say.
+func recordsAt(h *hospital.Hospital, peer string) uint64 {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // it may be paused
+	defer cancel()
+	out, _ := exec.CommandContext(ctx, filepath.Join(h.Bin, "vitalpeer"), "status", "--json", "--data", h.Data(peer)).Output() // its exit status is that of its conditions
+	var st struct {
+		Boxes []struct{ Records uint64 } `json:"boxes"`
+	}
+	if json.Unmarshal(out, &st) != nil || len(st.Boxes) != 1 {
+		return 0
+	}
+	return st.Boxes[0].Records
+}
+
 // level waits until every peer holds what the box has in its log now, all of it signed.
 func level(ctx context.Context, h *hospital.Hospital) error {
-	var box struct {
-		Spool struct{ Next, Signed uint64 } `json:"spool"`
-	}
-	look := func() bool {
-		r, err := http.Get("http://" + h.Status + "/status")
-		if err != nil {
-			return false
-		}
-		defer r.Body.Close()
-		return json.NewDecoder(r.Body).Decode(&box) == nil
-	}
-	if err := h.Wait(ctx, patience, "the box shows its status", look); err != nil {
+	var now uint64
+	if err := h.Wait(ctx, patience, "the box shows its status", func() bool {
+		st, err := boxStatus(h)
+		now = st.Spool.Next
+		return err == nil
+	}); err != nil {
 		return err
 	}
-	now := box.Spool.Next
-	if err := h.Wait(ctx, patience, "the box has signed what is in its log", func() bool { return look() && box.Spool.Signed >= now }); err != nil {
+	if err := h.Wait(ctx, patience, "the box has signed what is in its log", func() bool {
+		st, err := boxStatus(h)
+		return err == nil && st.Spool.Signed >= now
+	}); err != nil {
 		return err
 	}
 	for _, name := range append(peerNames(h), "hub") {
-		err := h.Wait(ctx, patience, fmt.Sprintf("%s has the %d records that the box has signed", name, now), func() bool {
-			out, _ := exec.CommandContext(ctx, filepath.Join(h.Bin, "vitalpeer"), "status", "--json", "--data", h.Data(name)).Output() // its exit status is that of its conditions
-			var st struct {
-				Boxes []struct{ Records uint64 } `json:"boxes"`
-			}
-			return json.Unmarshal(out, &st) == nil && len(st.Boxes) == 1 && st.Boxes[0].Records >= now
-		})
-		if err != nil {
+		if err := h.Wait(ctx, patience, fmt.Sprintf("%s has the %d records that the box has signed", name, now), func() bool { return recordsAt(h, name) >= now }); err != nil {
 			return err
 		}
 	}

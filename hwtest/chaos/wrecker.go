@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ type wrecker struct {
 	chip  *chip
 	disks map[string]*disk
 	said  bool
+	loss  sync.Mutex // held while a peer's data is taken away
 
 	mu      sync.Mutex
 	free    sync.Cond // something is not busy any more
@@ -156,7 +158,7 @@ func (w *wrecker) draw() fault {
 		{4, func(long time.Duration) fault {
 			// A box cannot know the hour that is meant when the clocks are changed, and must not lose or mix what comes in it.
 			to := []time.Time{summerEnds, summerBegins}[w.dice.IntN(2)].Add(-time.Duration(w.dice.IntN(3)) * time.Second)
-			return fault{"clock set to a change of summer time", "clock", func() error { w.clock.set(time.Until(to)); time.Sleep(2 * long); return nil }}
+			return fault{"clock set to a change of summer time", "clock", func() error { w.clock.set(time.Until(to)); time.Sleep(long); return nil }}
 		}},
 		{8, func(long time.Duration) fault {
 			to := []time.Duration{0, time.Second, -time.Second, 10 * time.Minute, -10 * time.Minute, time.Hour, -time.Hour, 12 * time.Hour, -12 * time.Hour}[w.dice.IntN(9)]
@@ -251,13 +253,12 @@ func (w *wrecker) backup(name string) error {
 
 // restore sets a peer back to its backup, which it takes where there is none. The same backup may be put back again later.
 func (w *wrecker) restore(p *hospital.Process) fault {
-	return fault{"old backup put back", p.Name, func() error {
-		p.Kill()
+	return w.destroy("old backup put back", p, func() error {
 		w.mu.Lock()
 		from := w.backups[p.Name]
 		w.mu.Unlock()
 		if from == "" {
-			return errors.Join(w.backup(p.Name), p.Start())
+			return w.backup(p.Name)
 		}
 		if err := clearTree(w.h.Data(p.Name)); err != nil {
 			return err
@@ -265,19 +266,46 @@ func (w *wrecker) restore(p *hospital.Process) fault {
 		if err := copyTree(from, w.h.Data(p.Name)); err != nil {
 			return fmt.Errorf("cannot restore %s: %w", p.Name, err)
 		}
-		return p.Start()
-	}}
+		return nil
+	})
 }
 
 // lose empties a peer's store of records, as when its disk was replaced; its identity is put back from a safe place.
 func (w *wrecker) lose(p *hospital.Process) fault {
-	return fault{"store lost", p.Name, func() error {
-		p.Kill()
-		if err := clearTree(filepath.Join(w.h.Data(p.Name), "store")); err != nil {
-			return err
+	return w.destroy("store lost", p, func() error { return clearTree(filepath.Join(w.h.Data(p.Name), "store")) })
+}
+
+// destroy takes a peer's data away while it is down, one peer's at a time, and never the last copy of what the box may have given
+// up: a box whose disk is full frees the records that a leaf node has acknowledged, and nothing brings back what then nobody has. A
+// peer whose copy is the last is only killed.
+func (w *wrecker) destroy(kind string, p *hospital.Process, how func() error) fault {
+	return fault{kind, p.Name, func() error {
+		w.loss.Lock()
+		defer w.loss.Unlock()
+		for end := time.Now().Add(5 * time.Second); !w.elsewhere(p.Name) && time.Now().Before(end); {
+			time.Sleep(200 * time.Millisecond)
 		}
-		return p.Start()
+		p.Kill()
+		if !w.elsewhere(p.Name) { // looked at anew, because it may have taken more until it was killed
+			w.mu.Lock()
+			w.counts[kind]--
+			w.counts["kill -9 of who had the last copy"]++
+			w.mu.Unlock()
+			return p.Start()
+		}
+		return errors.Join(how(), p.Start())
 	}}
+}
+
+// elsewhere says whether one of the other peers has stored all that the box knows to be acknowledged.
+func (w *wrecker) elsewhere(name string) bool {
+	st, err := boxStatus(w.h)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(append(peerNames(w.h), "hub"), func(other string) bool {
+		return other != name && recordsAt(w.h, other) >= st.Network.Acked
+	})
 }
 
 // heal mends everything that may still be broken.

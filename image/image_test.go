@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -96,6 +97,30 @@ func TestTheSameInputGivesTheSameBytes(t *testing.T) {
 		if !bytes.Equal(b.files[name], again[name]) {
 			t.Errorf("%s differs between two builds", name)
 		}
+	}
+}
+
+// The bill of materials and the manifest name what the release is made of; the program knows its modules itself.
+func TestEveryPartIsNamed(t *testing.T) {
+	b := theBuild(t)
+	info, ok := debug.ReadBuildInfo()
+	if !ok || len(info.Deps) == 0 {
+		t.Fatal("this program does not know its modules")
+	}
+	want := []string{b.m.Kernel.SHA256, b.m.Kernel.Source, stubInput.SHA256, `"pkg:golang/std@` + info.GoVersion}
+	for _, m := range info.Deps {
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		want = append(want, `"pkg:golang/`+m.Path+"@"+m.Version+`"`)
+	}
+	for _, part := range want {
+		if !bytes.Contains(b.files[release.SBOMName], []byte(part)) {
+			t.Errorf("the bill of materials does not name %s", part)
+		}
+	}
+	if b.m.Kernel.SHA256 == "" || !bytes.Contains(b.files[release.ManifestName], []byte(b.m.Kernel.SHA256)) {
+		t.Errorf("the manifest does not say which kernel: %+v", b.m.Kernel)
 	}
 }
 
@@ -269,5 +294,8 @@ func TestKeysInAToken(t *testing.T) {
 	}
 	if !bytes.Equal(files[release.SlotName], b.files[release.SlotName]) {
 		t.Error("the slot that the token signed is not the one that the key file signed")
+	}
+	if _, err := release.Open(files[release.ManifestName], files[release.SignatureName], b.keys.release.Public().(*ecdsa.PublicKey)); err != nil {
+		t.Errorf("the manifest that the token signed: %v", err)
 	}
 }

@@ -213,15 +213,18 @@ func (g debugger) do(command string) string {
 	if _, err := fmt.Fprintf(g.conn, "+$%s#%02x", command, sum); err != nil {
 		g.t.Fatal(err)
 	}
-	if _, err := g.in.ReadString('$'); err != nil {
-		g.t.Fatal(err)
+	answer := "T"
+	for strings.HasPrefix(answer, "T") { // says that the machine stopped
+		if _, err := g.in.ReadString('$'); err != nil {
+			g.t.Fatal(err)
+		}
+		text, err := g.in.ReadString('#')
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		g.in.Discard(2) // the sum
+		answer = strings.TrimSuffix(text, "#")
 	}
-	answer, err := g.in.ReadString('#')
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	g.in.Discard(2)
-	answer = strings.TrimSuffix(answer, "#")
 	if strings.HasPrefix(answer, "E") || answer == "" {
 		g.t.Fatalf("the debugger's %q: %q", command, answer)
 	}

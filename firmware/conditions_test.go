@@ -82,21 +82,22 @@ func TestEveryConditionHasAKind(t *testing.T) {
 
 // raisedBy is, for each kind of condition, the test in which the real part comes into it.
 var raisedBy = map[string][2]string{
-	"spool-refuses":     {"pipeline/pipeline_test.go", "TestAFullSpoolSaysSo"},
-	"monitor-line":      {"pipeline/supervision_test.go", "TestOneLineIsBegunAgainWithoutTheOthers"},
-	"not-signed":        {"pipeline/sign_test.go", "TestTroubleIsToldApart"},
-	"log-unreadable":    {"pipeline/pipeline_test.go", "TestADamagedOldSegmentStopsNoReading"},
-	"log-damaged":       {"link/link_test.go", "TestDamagedRecordsAreLeftOutAndNamed"},
-	"log-rolled-back":   {"link/link_test.go", "TestLogThatWasSetBackIsNotPublishedOn"},
-	"foreign-writer":    {"link/link_test.go", "TestForeignWriterStopsPublishing"},
-	"untrusted-leaf":    {"link/link_test.go", "TestStrangersAreTurnedAway"},
-	"offline":           {"link/link_test.go", "TestKilledLeafNodeLosesAndDoublesNothing"},
-	"unauthorised":      {"link/link_test.go", "TestStrangersAreTurnedAway"},
-	"network-lost-data": {"link/link_test.go", "TestNetworkThatLostDataIsGivenItAgain"},
-	"monitor-away":      {"conditions_test.go", "TestMonitorsConditions"},
-	"monitor-silent":    {"conditions_test.go", "TestMonitorsConditions"},
-	"no-hardware-tpm":   {"../hwtest/e2e/hostile_test.go", "TestHostileMonitors"},
-	"status-page":       {"conditions_test.go", "TestAStatusPageThatCannotBeShown"},
+	"spool-refuses":      {"pipeline/pipeline_test.go", "TestAFullSpoolSaysSo"},
+	"monitor-line":       {"pipeline/supervision_test.go", "TestOneLineIsBegunAgainWithoutTheOthers"},
+	"not-signed":         {"pipeline/sign_test.go", "TestTroubleIsToldApart"},
+	"log-unreadable":     {"pipeline/pipeline_test.go", "TestADamagedOldSegmentStopsNoReading"},
+	"log-damaged":        {"link/link_test.go", "TestDamagedRecordsAreLeftOutAndNamed"},
+	"log-rolled-back":    {"link/link_test.go", "TestLogThatWasSetBackIsNotPublishedOn"},
+	"foreign-writer":     {"link/link_test.go", "TestForeignWriterStopsPublishing"},
+	"untrusted-leaf":     {"link/link_test.go", "TestStrangersAreTurnedAway"},
+	"offline":            {"link/link_test.go", "TestKilledLeafNodeLosesAndDoublesNothing"},
+	"unauthorised":       {"link/link_test.go", "TestStrangersAreTurnedAway"},
+	"network-lost-data":  {"link/link_test.go", "TestNetworkThatLostDataIsGivenItAgain"},
+	"monitor-away":       {"conditions_test.go", "TestMonitorsConditions"},
+	"monitor-silent":     {"conditions_test.go", "TestMonitorsConditions"},
+	"no-hardware-tpm":    {"../hwtest/e2e/hostile_test.go", "TestHostileMonitors"},
+	"start-not-attested": {"pipeline/attest_test.go", "TestAStartThatIsNotAttestedIsSaid"},
+	"status-page":        {"conditions_test.go", "TestAStatusPageThatCannotBeShown"},
 }
 
 // TestEveryConditionIsRaised: no kind is in the table that no test has seen on the real part.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vitalgate/vitalgate/firmware/health"
 	"github.com/vitalgate/vitalgate/firmware/pipeline"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/tpm"
@@ -124,6 +126,33 @@ func TestTheTPMAttestsEachStart(t *testing.T) {
 		b.stop()
 		x.Close()
 	}
+}
+
+// What attests is gone, what signs is there: readings are kept and signed, and a person is told.
+func TestAStartThatIsNotAttestedIsSaid(t *testing.T) {
+	other, err := tpm.Open(t.Context(), tpm.Options{Source: "swtpm", Dir: tpmtest.Dir(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, err := other.Attestor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
+	x, err := tpm.Open(t.Context(), tpm.Options{Source: "swtpm", Dir: tpmtest.Dir(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	b := startWith(t, t.TempDir(), "ihe-pcd01", 1<<24, func(c *pipeline.Config) { c.Signer, c.Attestor = x, gone })
+	wait(t, b.send(t, heartRate("N1", 1, 72)))
+	if boots, _ := b.bootLeaves(t, 1); boots[0].Evidence != nil {
+		t.Errorf("a TPM that is gone attests: %+v", boots[0])
+	}
+	if !slices.ContainsFunc(b.health.Conditions(), func(c health.Condition) bool { return c.Code == "start-not-attested" }) {
+		t.Errorf("nobody is told: %+v", b.health.Conditions())
+	}
+	b.stop()
 }
 
 // While the TPM takes its time, readings are kept and answered. When it has attested the start, that is signed with the first of them.

@@ -211,7 +211,7 @@ func openReport(text []byte, keyFile string) (*protocol.Report, error) {
 
 type revokeCmd struct {
 	hubFlag
-	Box    string `arg:"" help:"facility/name"`
+	Box    string `arg:"" help:"The box, facility/name."`
 	Reason string `required:"" help:"Why; it stands in the registry for ever."`
 }
 

@@ -54,6 +54,18 @@ func (f *flexible) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// everyday are units as a person says them who reads no UCUM.
+var everyday = map[string]string{"/min": "per minute", "{beats}/min": "per minute", "{breaths}/min": "per minute", "mm[Hg]": "mmHg", "Cel": "°C", "[degF]": "°F", "cm[H2O]": "cmH₂O"}
+
+// spoken is a quantity as it is read aloud, with the digits that the monitor sent.
+func (q quantity) spoken() string {
+	unit, ok := everyday[q.Unit]
+	if !ok {
+		unit = q.Unit
+	}
+	return strings.TrimSpace(q.Value.String() + " " + unit)
+}
+
 // charted is the everyday name of what has a standard code, "" for what has none.
 func (c concept) charted() string {
 	for _, k := range c.Coding {
@@ -63,17 +75,17 @@ func (c concept) charted() string {
 	}
 	for _, k := range c.Coding {
 		if k.System == "urn:iso:std:iso:11073:10101" {
-			return k.Display
+			return strings.ToLower(strings.NewReplacer("MDC_", "", "_", " ").Replace(k.Display))
 		}
 	}
 	return ""
 }
 
-// seen is what a person reads: "heart rate 72 /min, oxygen saturation 97 % from ICU / BED-12".
+// seen is what a person reads: "heart rate 72 per minute", "oxygen saturation 97 %", and the bed.
 func (b bundle) seen() (values []string, bed string) {
 	add := func(m measured) {
 		if name := m.Code.charted(); name != "" && m.Value != nil {
-			values = append(values, strings.TrimSpace(fmt.Sprintf("%s %s %s", name, m.Value.Value, m.Value.Unit)))
+			values = append(values, name+" "+m.Value.spoken())
 		}
 	}
 	for _, e := range b.Entry {
@@ -128,29 +140,49 @@ func (c readingsCmd) confirm(ctx context.Context, answers *bufio.Scanner, out io
 		if len(values) == 0 || !anyone && !open[r.Monitor] || r.Arrived != nil && r.Arrived.Before(began.Add(-time.Minute)) && !c.Yes {
 			return true
 		}
-		if bed == "" {
-			bed = "an unnamed bed"
+		switch {
+		case bed == "":
+			bed = "a bed that nobody named"
+		case !strings.Contains(strings.ToLower(bed), "bed"):
+			bed = "bed " + bed
 		}
 		if c.JSON {
 			json.NewEncoder(out).Encode(map[string]any{"box": r.Box, "index": r.Index, "monitor": r.Monitor, "bed": bed, "values": values})
 		} else {
-			fmt.Fprintf(out, "I see %s from %s (monitor %s, record %d, verified).", strings.Join(values, ", "), bed, r.Monitor, r.Index)
+			fmt.Fprintf(out, "Record %d of monitor %s came, and is verified.\nI see %s from %s.\n", r.Index, r.Monitor, strings.Join(values, ", "), bed)
 		}
 		if !c.Yes {
-			fmt.Fprint(out, " Is that so? [yes/no] ")
-			if !answers.Scan() {
-				wrong = errors.New("nobody answered: the readings are not confirmed")
+			yes, err := agreed(answers, out)
+			switch {
+			case err != nil:
+				wrong = err
+				return false
+			case !yes:
+				wrong = fmt.Errorf("the readings are not as the monitor shows them: take the monitor off the box (vitalprov bind) until it is known why; "+
+					"note record %d, and compare what differs, number, unit or bed, with the table in docs/field/README.md", r.Index)
 				return false
 			}
-			if a := strings.ToLower(strings.TrimSpace(answers.Text())); a != "y" && a != "yes" {
-				wrong = fmt.Errorf("the readings are not as the monitor shows them: take the monitor off the box (vitalprov bind), note record %d, and compare dialect, units and bed", r.Index)
-				return false
-			}
-		} else if !c.JSON {
-			fmt.Fprintln(out)
 		}
 		delete(open, r.Monitor)
 		return len(open) > 0
 	})
 	return errors.Join(wrong, err)
+}
+
+// agreed asks until somebody says yes or no.
+func agreed(answers *bufio.Scanner, out io.Writer) (bool, error) {
+	please("look at the screen of the monitor")
+	for {
+		fmt.Fprint(out, "Is that so? [yes/no] ")
+		if !answers.Scan() {
+			return false, errors.New("nobody answered: the readings are not confirmed")
+		}
+		switch strings.ToLower(strings.TrimSpace(answers.Text())) {
+		case "y", "yes":
+			return true, nil
+		case "n", "no":
+			return false, nil
+		}
+		fmt.Fprintln(out, "Say yes if number, unit and bed are as on the screen, else no.")
+	}
 }

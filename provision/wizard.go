@@ -163,13 +163,13 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "Done: box %s works, and its first readings are confirmed.\n", name)
-	please("close the box, and note its name in the inventory")
+	please("note the box's name in the inventory, and tell the ward whom to call about it")
 	return nil
 }
 
 // monitor asks for one monitor and gives its --monitor flag and its name.
 func (a asker) monitor(about protocol.About, n int) (flag, name string, err error) {
-	fmt.Fprintf(a.out, "Monitor %d. Which family is it?\n", n)
+	fmt.Fprintf(a.out, "Monitor %d. What is it? The name on its front helps.\n", n)
 	families := make([]string, len(about.Dialects))
 	for i, d := range about.Dialects {
 		families[i] = d.Name + ": " + d.Title
@@ -185,7 +185,7 @@ func (a asker) monitor(about protocol.About, n int) (flag, name string, err erro
 		}
 		return nil
 	}
-	name, err = a.ask("Its name", fmt.Sprintf("bed-%d", n), plain)
+	name, err = a.ask("A name for it in records and on pages", fmt.Sprintf("bed-%d", n), plain)
 	if err != nil {
 		return "", "", err
 	}
@@ -200,10 +200,11 @@ func (a asker) monitor(about protocol.About, n int) (flag, name string, err erro
 	flag = "name=" + name + " dialect=" + d.Name
 	switch k {
 	case 0:
-		place, err := a.ask("Where does the box listen", "0.0.0.0:2575", plain)
+		place, err := a.ask("Port that the monitor sends to, with the box's address before it (0.0.0.0 is any)", "0.0.0.0:2575", plain)
 		if err != nil {
 			return "", "", err
 		}
+		please("set the monitor's HL7 export (often \"EMR\" or \"HL7\" in its service menu) to the box's address and port %s", place[strings.LastIndexByte(place, ':')+1:])
 		flag += " kind=mllp-server address=" + place
 	case 1:
 		place, err := a.ask("Address of the monitor, host:port", "", plain)
@@ -216,13 +217,14 @@ func (a asker) monitor(about protocol.About, n int) (flag, name string, err erro
 		}
 		flag += " kind=" + kind + " address=" + place
 	default:
+		please("plug the monitor's serial cable into the socket %s of the box", about.Lines[k-2])
 		baud, err := a.ask("Baud rate, as the monitor is set", "9600", plain)
 		if err != nil {
 			return "", "", err
 		}
 		flag += " kind=serial device=" + about.Lines[k-2] + " baud=" + baud
 	}
-	for _, q := range []struct{ question, key, otherwise string }{{"Time zone of the monitor's clock", "zone", "UTC"}, {"Bed", "bed", name}} {
+	for _, q := range []struct{ question, key, otherwise string }{{"Time zone of the monitor's clock, such as Europe/Berlin", "zone", ""}, {"Bed, as the ward calls it", "bed", name}} {
 		v, err := a.ask(q.question, q.otherwise, plain)
 		if err != nil {
 			return "", "", err

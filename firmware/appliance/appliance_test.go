@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -147,31 +148,48 @@ func TestTheButtonMustBeHeld(t *testing.T) {
 	}
 }
 
-// A name that the line gave to a file of the first process does not make it the line's.
-func TestALinkDoesNotHandAFileOver(t *testing.T) {
+// The line may read what it works by and write below data; the label and the rest of the box's folder are not its own, by whatever
+// name.
+func TestTheBoxsFolderIsNotTheLines(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root gives files away")
 	}
 	dir := t.TempDir()
-	key, config := filepath.Join(dir, "link.key"), filepath.Join(dir, "config.toml")
-	for _, path := range []string{key, config} {
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // the test's own folder
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(os.Chmod(dir, 0o700), os.MkdirAll(at("data/log"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"link.key", "claim", "config.toml", "grant.json", "data/log/segment"} {
+		if err := os.WriteFile(at(name), []byte(name), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Link(key, filepath.Join(dir, "mine")); err != nil {
+	if err := os.Link(at("link.key"), at("data/mine")); err != nil {
 		t.Fatal(err)
 	}
-	if err := hand(dir); err != nil {
-		t.Fatal(err)
-	}
-	for path, want := range map[string]uint32{key: 0, config: workUser, dir: workUser} {
-		st, err := os.Stat(path)
-		if err != nil {
+	for range 2 { // at each start
+		if err := hand(dir); err != nil {
 			t.Fatal(err)
 		}
-		if uid := st.Sys().(*syscall.Stat_t).Uid; uid != want {
-			t.Errorf("%s is user %d's, not %d's", filepath.Base(path), uid, want)
+	}
+	for command, may := range map[string]bool{
+		"cat config.toml grant.json": true, "cat data/log/segment": true, "touch data/log/next": true, "mv data/log data/old": true,
+		"cat link.key": false, "cat data/mine": false, "cat claim": false, "ls .": false, "touch new": false, "mv link.key data/": false, "rm -f claim": false,
+		"mv config.toml other": false, "echo >>config.toml": false, "rm -f grant.json": false, "mv data other": false, "chmod 777 .": false,
+	} {
+		cmd := exec.Command("/bin/sh", "-c", command)
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: workUser, Gid: workUser}}
+		if out, err := cmd.CombinedOutput(); (err == nil) != may {
+			t.Errorf("the line, %s: %v %s", command, err, out)
+		}
+		if may && strings.HasPrefix(command, "mv") {
+			if err := os.Rename(at("data/old"), at("data/log")); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -158,27 +157,48 @@ func (w *worker) run(ctx context.Context, config string) error {
 	}
 }
 
-// own are the files in the box's folder that the line has no business with: the key and the claim of the label.
+// own are the files of the label in the box's folder. The line has no business with them.
 var own = []string{"link.key", "claim"}
 
-// hand gives the box's folder to the line's user. What the first process has written there was its own. A file that has another name
-// besides stays whose it is: the line may have made that name, for a file of ours.
+// hand gives the line what it needs of the box's folder, and no more: the folder stays the first process's, so that the line cannot
+// put another label, configuration or grant in the place of what is there; it may pass through, read the two files that it works by,
+// and write below data.
 func hand(dir string) error {
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || slices.Contains(own, filepath.Base(path)) {
-			return err
-		}
-		about, err := e.Info()
-		if err != nil {
-			return err
-		}
-		if st := about.Sys().(*syscall.Stat_t); about.Mode().IsRegular() && st.Nlink > 1 {
-			return nil
-		}
-		return os.Lchown(path, workUser, workUser)
-	})
+	data := filepath.Join(dir, "data")
+	err := errors.Join(os.Lchown(dir, 0, workUser), os.Chmod(dir, 0o710), os.MkdirAll(data, 0o700))
+	for _, name := range []string{"config.toml", "grant.json"} {
+		err = errors.Join(err, show(filepath.Join(dir, name)))
+	}
+	if err == nil {
+		err = filepath.WalkDir(data, give)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot hand the box's folder to the line: %w", err)
 	}
 	return nil
+}
+
+// show lets the line read a file of the first process.
+func show(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chown(0, workUser), f.Chmod(0o640), f.Close())
+}
+
+// give makes a file the line's. What the first process has written below data was its own until now. A file that has another name
+// besides stays whose it is: the line may have made that name, for a file of ours.
+func give(path string, e fs.DirEntry, err error) error {
+	if err != nil {
+		return err
+	}
+	about, err := e.Info()
+	if err != nil {
+		return err
+	}
+	if st := about.Sys().(*syscall.Stat_t); about.Mode().IsRegular() && st.Nlink > 1 {
+		return nil
+	}
+	return os.Lchown(path, workUser, workUser)
 }

@@ -47,7 +47,7 @@ func (d folder) make() error {
 	if err != nil {
 		return fmt.Errorf("cannot use the box's folder: %w", err)
 	}
-	if st.Mode().Perm()&0o077 != 0 {
+	if st.Mode().Perm()&0o067 != 0 { // that a group may pass through it is how the image lets the line to its data
 		return fmt.Errorf("cannot use the box's folder %s: others may read it (mode %v); run: chmod 700 %s", d, st.Mode().Perm(), d)
 	}
 	if err := d.tidy(); err != nil {

@@ -127,7 +127,7 @@ func TestSetUpABox(t *testing.T) {
 		t.Errorf("enrol says %s", out)
 	}
 	send(1, monitor)
-	if out := do("vitalprov", "readings", "f1/gw1", "--yes", "--monitor", "bed-1"); !strings.Contains(out, "I see heart rate 51 /min from ICU / bed-1 (monitor bed-1") {
+	if out := do("vitalprov", "readings", "f1/gw1", "--yes", "--monitor", "bed-1"); !strings.Contains(out, "I see heart rate 51 per minute from ICU / bed-1.") {
 		t.Errorf("readings says %s", out)
 	}
 	if out := do("vitalprov", "status", address, "--label", label); !strings.Contains(out, "f1/gw1") {
@@ -186,7 +186,7 @@ func TestSetUpABox(t *testing.T) {
 		}
 	}
 	wizard := command("vitalprov", "wizard", "--status", hospital.FreeAddr())
-	answers := []string{address, "not a label", label, "f1/gw2", "99", fmt.Sprint(family), "bed-2", "1", monitor, "UTC", "ICU-2", "no", "yes", "yes"}
+	answers := []string{address, "not a label", label, "f1/gw2", "99", fmt.Sprint(family), "bed-2", "1", monitor, "", "UTC", "ICU-2", "no", "yes", "perhaps", "yes"}
 	wizard.Stdin = strings.NewReader(strings.Join(answers, "\n") + "\n")
 	sent := make(chan struct{})
 	go func() {
@@ -209,7 +209,7 @@ func TestSetUpABox(t *testing.T) {
 	<-sent
 	send(3, monitor)
 	<-done
-	if failed != nil || !strings.Contains(string(said), "I see heart rate 53 /min from ICU / bed-1 (monitor bed-2") || !strings.Contains(string(said), "Done: box f1/gw2 works") {
+	if failed != nil || !strings.Contains(string(said), "I see heart rate 53 per minute from ICU / bed-1.") || !strings.Contains(string(said), "Done: box f1/gw2 works") {
 		t.Errorf("the wizard: %v\n%s", failed, said)
 	}
 }

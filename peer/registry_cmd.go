@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -13,6 +16,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -180,17 +184,9 @@ func (c *keygenCmd) Run() error {
 // administrators reads public keys from files: NAME=FILE.
 func administrators(files map[string]string) (all []registry.Administrator, err error) {
 	for _, name := range sortedKeys(files) {
-		b, err := os.ReadFile(files[name])
+		k, err := readPublic(files[name])
 		if err != nil {
-			return nil, fmt.Errorf("cannot read the key of %s: %w", name, err)
-		}
-		block, _ := pem.Decode(b)
-		if block == nil || block.Type != "PUBLIC KEY" {
-			return nil, fmt.Errorf("cannot use %s as the key of %s: it is not a PEM \"PUBLIC KEY\" (openssl pkey -pubout)", files[name], name)
-		}
-		k, err := x509.ParsePKIXPublicKey(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("cannot use %s as the key of %s: %w", files[name], name, err)
+			return nil, err
 		}
 		a, err := registry.NewAdministrator(name, k)
 		if err != nil {
@@ -199,6 +195,23 @@ func administrators(files map[string]string) (all []registry.Administrator, err 
 		all = append(all, a)
 	}
 	return all, nil
+}
+
+// readPublic reads the public key of an administrator.
+func readPublic(path string) (crypto.PublicKey, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the public key: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, fmt.Errorf("cannot use %s as a public key: it is not a PEM \"PUBLIC KEY\" (openssl pkey -pubout)", path)
+	}
+	k, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s as a public key: %w", path, err)
+	}
+	return k, nil
 }
 
 type registryInitCmd struct {
@@ -449,12 +462,31 @@ func (c *showCmd) Run() error {
 }
 
 type registryVerifyCmd struct {
-	data
-	File string `arg:"" optional:"" type:"existingfile" help:"A log or single entries to check against this peer's registry."`
+	Data    string   `placeholder:"DIR" help:"A peer's data folder: its registry, or FILE compared with that."`
+	RootKey []string `placeholder:"PEM" type:"existingfile" help:"Without a peer: the public key of an administrator who began the registry; once for each of them."`
+	Pin     string   `placeholder:"HEX" help:"Or the SHA-256 that every peer of the facility keeps of the first entry (keys/registry.genesis)."`
+	File    string   `arg:"" optional:"" type:"path" help:"A log, a folder that holds one, or with --data single entries too."`
 }
 
 func (c *registryVerifyCmd) Run() error {
-	log, err := c.dir().Registry().Open()
+	var b []byte
+	if c.File != "" {
+		path := c.File
+		if i, err := os.Stat(path); err == nil && i.IsDir() {
+			path = filepath.Join(path, "log")
+		}
+		var err error
+		if b, err = os.ReadFile(path); err != nil {
+			return fmt.Errorf("cannot read the registry: %w", err)
+		}
+	}
+	switch anchored := c.Pin != "" || len(c.RootKey) > 0; {
+	case c.Data == "" && c.File != "" && anchored:
+		return c.alone(b)
+	case c.Data == "" || anchored:
+		return errors.New("cannot verify: name a peer (--data DIR), or a log and what it must begin with (FILE and --root-key PEM, or --pin HEX)")
+	}
+	log, err := facility.Dir(c.Data).Registry().Open()
 	if err != nil {
 		return err
 	}
@@ -462,10 +494,6 @@ func (c *registryVerifyCmd) Run() error {
 	if c.File == "" {
 		fmt.Printf("%d entries verified, root %s.\n", s.Size, s.Root)
 		return nil
-	}
-	b, err := os.ReadFile(c.File)
-	if err != nil {
-		return err
 	}
 	entries, err := registry.Split(b)
 	if err != nil {
@@ -481,6 +509,52 @@ func (c *registryVerifyCmd) Run() error {
 		fmt.Println(what)
 	}
 	return all
+}
+
+// alone verifies a log on a machine that has nothing else of the facility, and says what it comes to.
+func (c *registryVerifyCmd) alone(log []byte) error {
+	pin := c.Pin
+	if len(c.RootKey) > 0 {
+		var keys []crypto.PublicKey
+		for _, path := range c.RootKey {
+			k, err := readPublic(path)
+			if err != nil {
+				return err
+			}
+			keys = append(keys, k)
+		}
+		of, err := registry.PinOf(log, keys)
+		if err != nil {
+			return fmt.Errorf("cannot accept the registry %s: %w", c.File, err)
+		}
+		if pin != "" && pin != of {
+			return fmt.Errorf("cannot accept the registry %s: its first entry is %s", c.File, of)
+		}
+		pin = of
+	}
+	s, err := registry.Verify(pin, log)
+	if err != nil {
+		return fmt.Errorf("cannot accept the registry %s: %w", c.File, err)
+	}
+	fmt.Printf("Registry of facility %s: %d entries verified, root %s, begun by %s.\n", s.Facility, s.Size, s.Root, pin)
+	for _, a := range s.Administrators {
+		fmt.Printf("administrator %s (%d of %d decide)\n", a.Name, s.Threshold, len(s.Administrators))
+	}
+	for _, r := range s.Boxes {
+		spki, err := x509.MarshalPKIXPublicKey(r.Key())
+		if err != nil {
+			return err
+		}
+		end := "on"
+		if r.Until != nil {
+			end = fmt.Sprintf("to %d", *r.Until)
+		}
+		fmt.Printf("box %s: %s, records from %d %s, key %x, %s\n", r.Box, cmp.Or(r.Cut(), "in force"), r.From, end, sha256.Sum256(spki), r.Protection())
+	}
+	for _, p := range s.Peers {
+		fmt.Printf("peer %s\n", p.Name)
+	}
+	return nil
 }
 
 type restoreCmd struct {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +68,39 @@ func (g Registry) join(hash record.Hash, log []byte) error {
 		return fmt.Errorf("cannot begin a registry: %w", err)
 	}
 	return errors.Join(replace(g.Pin, append(hex.AppendEncode(nil, hash[:]), '\n')), l.keep())
+}
+
+// PinOf is the pin of a log whose genesis names these administrators' keys and no others, for who knows the keys and not the pin.
+func PinOf(log []byte, keys []crypto.PublicKey) (string, error) {
+	notes, err := Split(log)
+	if err != nil {
+		return "", err
+	}
+	if len(notes) == 0 {
+		return "", refuse(ReasonGenesis, "the registry is empty")
+	}
+	n, err := Parse(notes[0])
+	if err != nil {
+		return "", err
+	}
+	g, ok := n.Entry.Decision.(*Genesis)
+	if !ok {
+		return "", refuse(ReasonGenesis, "the first entry is no genesis")
+	}
+	for _, a := range g.Administrators {
+		k, err := a.public()
+		if err != nil {
+			return "", refuse(ReasonMalformed, "%v", err)
+		}
+		if !slices.ContainsFunc(keys, k.(interface{ Equal(crypto.PublicKey) bool }).Equal) {
+			return "", refuse(ReasonGenesis, "its genesis names administrator %s, whose key is none of those that were given", a.Name)
+		}
+	}
+	if len(g.Administrators) != len(keys) {
+		return "", refuse(ReasonGenesis, "its genesis names %d administrators, and %d keys were given", len(g.Administrators), len(keys))
+	}
+	hash := leafHash(n.Text)
+	return hex.EncodeToString(hash[:]), nil
 }
 
 // Verify is what a log comes to that somebody has handed on, for who knows its pin.

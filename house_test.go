@@ -36,6 +36,8 @@ var rules = []struct{ of, not, why string }{
 	{`^provision`, `^(adapters|hl7|fhir|tpm|firmware|peer)`, "the field tool knows the box and the peer by what they say, and runs where there is no TPM"},
 	{`^provision/protocol`, `^(record|own:(os|os/exec|net/http)$)`, "the protocol is what both ends share: no files, no connections"},
 	{`^(adapters|hl7|fhir|record|tpm|peer|provision|firmware/)`, `^hwtest$`, "the hardware test is a command, and nothing rests on it"},
+	{`^`, `^leaktest$`, "only tests ask what is left over"},
+	{`^leaktest`, `^(adapters|hl7|fhir|record|tpm|firmware|peer|provision|image|hwtest)`, "what is left over is looked for in any room"},
 	{`^(adapters|hl7|fhir|record|tpm)`, `^provision`, "only the ends of the provisioning link know it"},
 	{`^(adapters|hl7|fhir|record|tpm|peer|firmware|provision|image)(/|$)`, `^hwtest/(simmonitor|demo|e2e|hospital|appliance|chaos|soak)`, "nothing of the product rests on its simulators"},
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/vitalgate/vitalgate/firmware/spool"
+	"github.com/vitalgate/vitalgate/leaktest"
 	"github.com/vitalgate/vitalgate/record"
 )
 
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 func serve(conf string) error {

@@ -39,7 +39,7 @@ type reading struct {
 
 // shareBytes bounds what one monitor has between here and the disk: each commit waits for all that is to be written, and the others
 // must not wait for a flood of one.
-const shareBytes = 512 << 10
+const shareBytes = 128 << 10
 
 // part is the reading's part of its monitor's share.
 func (r *reading) part() int64 { return min(r.size, shareBytes) }

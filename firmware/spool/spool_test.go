@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vitalgate/vitalgate/leaktest"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/logfile"
 )
@@ -838,7 +839,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(child(dir))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 // BenchmarkKeep is the left half's wait: one fsync for each record with one monitor, shared by all with 64.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vitalgate/vitalgate/leaktest"
 	"github.com/vitalgate/vitalgate/record"
 )
 
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1) // only a kill ends it
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 // child appends groups for ever and says on stdout how many leaves are safe, and how many of them are signed.

@@ -48,7 +48,7 @@ type TPM struct {
 // Network is the way to the hospital's peers.
 type Network struct {
 	Grant        string   `toml:"grant" default:"" example:"/etc/vitalgate/gw1.grant.json" doc:"grant file from the facility (vitalpeer box add); without one the box does not run, because nobody could read its records"`
-	BatchRecords int      `toml:"batch_records" default:"500" doc:"most records in one atomic batch, 1 to 1000"`
+	BatchRecords int      `toml:"batch_records" default:"1000" doc:"most records in one atomic batch, 1 to 1000; each batch costs the leaf node a few syncs, whatever is in it"`
 	AckTimeout   Duration `toml:"ack_timeout" default:"1500ms" doc:"how long the leaf node may take to acknowledge a batch before it is sent again"`
 }
 

@@ -49,13 +49,18 @@ type moment struct {
 
 func thisMoment() moment {
 	m := moment{wall: time.Now().UTC().Truncate(time.Second)}
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	var up unix.Timespec
-	if err == nil && unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
-		m.boot, m.up = strings.TrimSpace(string(id)), time.Duration(up.Nano()).Truncate(time.Second)
+	if id := systemBoot(); id != "" && unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
+		m.boot, m.up = id, time.Duration(up.Nano()).Truncate(time.Second)
 	}
 	return m
 }
+
+// systemBoot names this run of the system, "" where it cannot be told. It is asked once: each message needs the time.
+var systemBoot = sync.OnceValue(func() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
+})
 
 // since is how long ago from was, as far as it can be told: never less than nothing.
 func (m moment) since(from moment) time.Duration {

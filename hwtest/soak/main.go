@@ -126,7 +126,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	for open := true; open; {
 		select {
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return false, errors.Join(ctx.Err(), m.write(c.Out))
 		case <-end.C:
 			open = false
 		case <-tick.C:

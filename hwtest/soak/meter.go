@@ -220,6 +220,9 @@ func trend(samples []sample, values []float64) (slope, errOf, mean float64) {
 
 // write leaves the measurements and their picture in a folder.
 func (m *meter) write(dir string) error {
+	if len(m.samples) == 0 {
+		return nil
+	}
 	var b strings.Builder
 	b.WriteString("seconds\tacknowledged\tat_hub\tack_p50_ms\tack_p99_ms\thub_p50_ms\thub_p99_ms\tdisk_mb")
 	for _, p := range programs {

@@ -90,6 +90,9 @@ func (b *Box) Prefix(size uint64) (record.Prefix, error) {
 	if size == 0 || size > b.log.Signed() {
 		return record.Prefix{}, fmt.Errorf("cannot show the first %d records of box %s: %d are stored", size, b.ID, b.log.Signed())
 	}
+	if p, ok := b.recent.find(size); ok {
+		return p, nil
+	}
 	v, err := b.known(size - 1)
 	if err != nil {
 		return record.Prefix{}, fmt.Errorf("cannot read the stored log of box %s: %w", b.ID, err)

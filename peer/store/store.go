@@ -319,33 +319,29 @@ func (b *Box) append(sc record.SignedCheckpoint, c record.Checkpoint) error {
 			return err
 		}
 	}
-	b.recent.add(c)
+	b.recent.add(sc, c)
 	return b.log.AppendCheckpoint(sc, c)
 }
 
-// recent are the checkpoints that were taken in last, so that what other peers announce of a growing log can be compared without
-// reading it. One whose records did not get to the disk is not yet below Size, and is added again.
+// recent are the prefixes of the log that its last checkpoints sign. Other peers' heads and this peer's own cosignatures are of these
+// sizes, many times a second while a log grows, and comparing them must not read the log.
 type recent struct {
-	of [1024]struct {
-		size uint64
-		root record.Hash
-	}
+	of   [256]record.Prefix
 	next int
 }
 
-func (r *recent) add(c record.Checkpoint) {
-	r.of[r.next].size, r.of[r.next].root = c.Size, c.Root
+func (r *recent) add(sc record.SignedCheckpoint, c record.Checkpoint) {
+	r.of[r.next] = whole(bytes.Clone(sc), c) // it is a part of a message
 	r.next = (r.next + 1) % len(r.of)
 }
 
-// root is that of the newest one of a size.
-func (r *recent) root(size uint64) (record.Hash, bool) {
-	for i := range r.of {
-		if have := &r.of[(r.next+len(r.of)-1-i)%len(r.of)]; have.size == size {
-			return have.root, true
+func (r *recent) find(size uint64) (record.Prefix, bool) {
+	for _, p := range r.of {
+		if p.Size == size && size > 0 {
+			return p, true
 		}
 	}
-	return record.Hash{}, false
+	return record.Prefix{}, false
 }
 
 // lacksOnly says whether the log holds all that c signs but c itself: a power cut may keep the leaves of the last write and
@@ -365,7 +361,7 @@ func (b *Box) fail(err error) {
 		b.err = err
 	}
 	b.pending, b.bytes = nil, 0
-	b.tree = b.log.Tree()
+	b.tree, b.recent = b.log.Tree(), recent{}
 }
 
 // again handles a record at an index that is known: the same one is dropped, another one, or one after another log, is evidence.
@@ -449,7 +445,7 @@ func (b *Box) Head(from string, sc record.SignedCheckpoint) (uint64, error) {
 		return c.Size, nil
 	}
 	b.lastHead = bytes.Clone(sc)
-	if root, ok := b.recent.root(c.Size); ok && root == c.Root {
+	if mine, ok := b.recent.find(c.Size); ok && mine.Root == c.Root {
 		return c.Size, nil
 	}
 	mine, err := b.known(c.Size - 1)

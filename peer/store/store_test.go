@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -162,6 +163,45 @@ func TestRecordsAreStoredOnceInOrder(t *testing.T) {
 		if !bytes.Equal(v.Leaf(), p.Leaf) {
 			t.Fatalf("record %d is another one", i)
 		}
+	}
+}
+
+// What a peer remembers of the newest checkpoints is what it would read in its log, and what it has not kept is not remembered.
+func TestPrefixesFromMemoryAreThoseOfTheLog(t *testing.T) {
+	dir, b := t.TempDir(), newBox(t, "f1/gw1")
+	s, box := open(t, dir, b)
+	for range 5 {
+		add(t, box, messages(t, b.Record(3)...)...)
+	}
+	prefixes := func(box *Box) (all []record.Prefix) {
+		for size := uint64(1); size <= uint64(len(b.Log)); size++ {
+			p, err := box.Prefix(size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, p)
+		}
+		return all
+	}
+	remembered := 0
+	for size := range uint64(len(b.Log)) {
+		if _, ok := box.recent.find(size + 1); ok {
+			remembered++
+		}
+	}
+	if remembered != 5 {
+		t.Fatalf("%d of 5 checkpoints are remembered", remembered)
+	}
+	want := prefixes(box)
+	box.fail(errors.New("the disk"))
+	if got := prefixes(box); !reflect.DeepEqual(got, want) {
+		t.Error("read in the log, the prefixes are others")
+	}
+	if _, ok := box.recent.find(uint64(len(b.Log))); ok {
+		t.Error("a checkpoint is remembered though the disk may have lost it")
+	}
+	if s.Close() != nil {
+		t.Error("the store does not close")
 	}
 }
 

@@ -597,8 +597,7 @@ func TestTailFollowsAcrossNewBoxes(t *testing.T) {
 	first, second := peertest.NewBox(t, "f1/gw1"), peertest.NewBox(t, "f1/gw2")
 	hub.enrol(first)
 	hub.start()
-	cmd := exec.Command(os.Args[0], "tail", "--follow", "--data", string(hub.dir))
-	cmd.Env = append(os.Environ(), "VITALPEER_MAIN=1")
+	cmd := exec.Command(vitalpeer, "tail", "--follow", "--data", string(hub.dir))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -103,8 +103,8 @@ func (p *peer) critical() (all [][2]string) {
 	return all
 }
 
-// lockPatience is how long run waits for another process to leave the data folder.
-const lockPatience = 5 * time.Second
+// lockPatience is how long run waits for a command to leave the data folder: one that reads a great store takes its time.
+const lockPatience = time.Minute
 
 // run runs the peer until ctx ends. started, if not nil, is called when it takes connections.
 func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubEvery time.Duration, started func(*peer)) error {
@@ -113,6 +113,9 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 		return err
 	}
 	unlock, err := lock(d)
+	if errors.Is(err, errRunning) {
+		log.Info("another vitalpeer works on the data folder; waiting for it", "at most", lockPatience.String())
+	}
 	for patience := time.Now().Add(lockPatience); errors.Is(err, errRunning) && time.Now().Before(patience) && ctx.Err() == nil; {
 		if _, err := (socketSource{d}).status(ctx); err == nil {
 			break // it is a running peer

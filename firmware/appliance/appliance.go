@@ -50,6 +50,8 @@ type box struct {
 	trial   atomic.Bool   // written by judge, read for tools
 	ended   chan struct{} // closed when the line has ended; nil while there is none
 	again   chan string   // why the box is to restart
+
+	updating atomic.Pointer[string] // how far an update is; "" none
 }
 
 // Main runs the box. It does not return: at its end the machine restarts.
@@ -290,7 +292,9 @@ func (b *box) system() map[string]string {
 	if b.hung {
 		facts["last restart"] = "by the watchdog, because the box hung"
 	}
-	if b.trial.Load() {
+	if now := b.updating.Load(); now != nil && *now != "" {
+		facts["update"] = "under way: " + *now
+	} else if b.trial.Load() {
 		facts["update"] = "this release is on trial until a reading comes through"
 	} else if t, err := b.updater.Trial(); err == nil && t.Version != "" {
 		facts["update"] = "release " + t.Version + ": " + t.Outcome

@@ -48,6 +48,7 @@ func (b *box) judge(ctx context.Context) {
 				continue
 			}
 			b.trial.Store(false)
+			b.work.tell()
 			return
 		case failed >= mostFailures:
 			why = fmt.Sprintf("the line from monitor to network ended %d times", failed)
@@ -70,7 +71,17 @@ func (b *box) judge(ctx context.Context) {
 
 // update is maintain's Update.
 func (b *box) update(ctx context.Context, bundle io.Reader, say func(string)) error {
-	if err := b.updater.Take(ctx, bundle, func(s string) { b.log.Info("update: " + s); say(s) }); err != nil {
+	show := func(s string) {
+		b.updating.Store(&s)
+		b.work.tell()
+	}
+	err := b.updater.Take(ctx, bundle, func(s string) {
+		b.log.Info("update: " + s)
+		show(s)
+		say(s)
+	})
+	if err != nil {
+		show("")
 		return err
 	}
 	b.restartSoon("a new release is to be tried")

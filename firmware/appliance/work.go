@@ -26,6 +26,7 @@ const workUser = 1000
 
 const (
 	notifySocket = "/run/notify"
+	systemFile   = "/run/system.json"
 	silence      = time.Minute      // a line that says nothing for so long is ended
 	stopTime     = 10 * time.Second // what it has to end in order
 )
@@ -59,6 +60,13 @@ func (w *worker) hear(fields map[string]string) {
 		unix.ClockGettime(unix.CLOCK_BOOTTIME, &t)
 		w.log.Info("a reading came through: kept, signed, acknowledged by a leaf node", "since_kernel_start_ms", t.Nano()/1e6,
 			"rss_kib", resident(os.Getpid()), "line_rss_kib", resident(w.pid))
+	}
+}
+
+// tell puts the facts of the image where the status page of the line finds them.
+func (w *worker) tell() {
+	if err := status.WriteSystem(systemFile, w.system()); err != nil {
+		w.log.Warn("the status page does not show what is new of the image", "why", err.Error())
 	}
 }
 
@@ -98,7 +106,8 @@ func (w *worker) run(ctx context.Context, config string) error {
 	cmd.Dir, cmd.Stderr = "/", os.Stderr
 	cmd.Env = []string{notify.Socket + "=" + notifySocket}
 	if w.system != nil {
-		cmd.Env = append(cmd.Env, status.SystemVariable+"="+status.FormatSystem(w.system()))
+		cmd.Env = append(cmd.Env, status.SystemVariable+"="+systemFile)
+		w.tell()
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: workUser, Gid: workUser},

@@ -59,7 +59,8 @@ func (h *history) run(ctx context.Context, report func() Report) {
 	}
 }
 
-// chart draws a row of figures; the newest is at the right. Its title says the same in words, for those who do not see it.
+// chart draws a row of figures; the newest is at the right. The words below say what it is, so that nobody takes it for a curve of a
+// patient; they are for those too who do not see it.
 func chart(what string, list []float64) template.HTML {
 	if len(list) < 2 {
 		return ""
@@ -76,9 +77,10 @@ func chart(what string, list []float64) template.HTML {
 		fmt.Fprintf(&line, "%.1f,%.1f ", left+step*float64(i), height-1-v/most*(height-3))
 	}
 	points := strings.TrimSpace(line.String())
-	return template.HTML(fmt.Sprintf(`<svg class="chart" viewBox="0 0 %d %d" role="img" preserveAspectRatio="none"><title>%s: %.0f now, at most %.0f, of %s</title>`+
-		`<polygon points="%.1f,%d %s %d,%d"/><polyline points="%s"/></svg>`, width, height, template.HTMLEscapeString(what), list[len(list)-1], most,
-		(time.Duration(len(list)-1) * sampleEvery).String(), left, height, points, width, height, points))
+	return template.HTML(fmt.Sprintf(`<svg class="chart" viewBox="0 0 %d %d" aria-hidden="true" preserveAspectRatio="none">`+
+		`<polygon points="%.1f,%d %s %d,%d"/><polyline points="%s"/></svg><small>%s: %.0f now, at most %.0f in the last %.0f min</small>`,
+		width, height, left, height, points, width, height, points, template.HTMLEscapeString(what), list[len(list)-1], most,
+		max(1, (time.Duration(len(list)-1)*sampleEvery).Minutes())))
 }
 
 // charts are those of the page.

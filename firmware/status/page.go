@@ -16,6 +16,7 @@ import (
 
 	"rsc.io/qr"
 
+	"github.com/vitalgate/vitalgate/adapters"
 	"github.com/vitalgate/vitalgate/firmware/health"
 )
 
@@ -35,6 +36,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return strings.Join(append(parts, s), " ")
 	},
+	"called": called, "connected": connected,
 	"state": func(r Report) string {
 		switch {
 		case !r.Ready:
@@ -45,6 +47,27 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		return "good"
 	},
 }).Parse(pageText))
+
+// called is how the page calls a condition. "Critical, bed-12" would be read as a word about a patient.
+func called(c health.Condition) string {
+	name := [...]string{health.Note: "Note", health.Warning: "To be mended", health.Critical: "Technical fault"}[c.Severity]
+	if c.About == "" {
+		return name
+	}
+	k, _ := health.Lookup(c.Code)
+	return strings.TrimSpace(name+", "+k.About) + " " + c.About
+}
+
+// connected says of how many monitors there is a line.
+func connected(all []Monitor) string {
+	n := 0
+	for _, m := range all {
+		if m.Line.State == adapters.StateConnected {
+			n++
+		}
+	}
+	return fmt.Sprintf("%d of %d connected", n, len(all))
+}
 
 // pagePolicy lets the browser do nothing but show: no script, nothing from elsewhere, one style that is known by its hash (CSP level 3).
 var pagePolicy = func() string {

@@ -268,18 +268,22 @@ func (c *boxListCmd) Run() error {
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, r := range s.Boxes {
-		state := "in force"
-		switch {
-		case r.Revoked != nil && r.Revoked.Decommissioned:
-			state = fmt.Sprintf("decommissioned %s at record %d", r.Revoked.At.Format(time.DateOnly), *r.Until)
-		case r.Revoked != nil:
-			state = fmt.Sprintf("revoked %s at record %d: %s", r.Revoked.At.Format(time.DateOnly), *r.Until, r.Revoked.Reason)
-		case r.Suspended != nil:
-			state = fmt.Sprintf("suspended %s: %s", r.Suspended.At.Format(time.DateOnly), r.Suspended.Reason)
-		}
-		fmt.Fprintf(w, "%s\t%s\tregistered %s\t%v\t%s\n", r.Box, r.Protection(), r.Registered.Format(time.DateOnly), r.Kinds, state)
+		fmt.Fprintf(w, "%s\t%s\tregistered %s\t%v\t%s\n", r.Box, r.Protection(), r.Registered.Format(time.DateOnly), r.Kinds, cmp.Or(stopped(r), "in force"))
 	}
 	return w.Flush()
+}
+
+// stopped says since when and why a box may write no more; "" where it may.
+func stopped(r *registry.Registration) string {
+	switch {
+	case r.Revoked != nil && r.Revoked.Decommissioned:
+		return fmt.Sprintf("decommissioned %s at record %d", r.Revoked.At.Format(time.DateOnly), *r.Until)
+	case r.Revoked != nil:
+		return fmt.Sprintf("revoked %s at record %d: %s", r.Revoked.At.Format(time.DateOnly), *r.Until, r.Revoked.Reason)
+	case r.Suspended != nil:
+		return fmt.Sprintf("suspended %s: %s", r.Suspended.At.Format(time.DateOnly), r.Suspended.Reason)
+	}
+	return ""
 }
 
 type boxGrantCmd struct {

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -500,6 +501,42 @@ func TestARogueWardHidesNoRevocation(t *testing.T) {
 	}
 	if n.Leaves() != 0 {
 		t.Error("a removed peer has come back")
+	}
+}
+
+// A ward that was removed is cut off, and the person in front of it is told why. The boxes that were stopped are named on the page.
+func TestARemovedWardSaysSo(t *testing.T) {
+	hub := newHub(t, "")
+	ward := hub.ward("ward1")
+	box := peertest.NewBox(t, "f1/gw1")
+	hub.enrol(box, ward)
+	hub.start()
+	ward.start()
+	codes := func() (all []string) {
+		for _, c := range ward.status().Conditions {
+			all = append(all, c.Code)
+		}
+		return all
+	}
+	ward.send(box, box.Record(3))
+	hub.has(box)
+	if got := codes(); slices.Contains(got, "removed") {
+		t.Errorf("before: %v", got)
+	}
+	hub.decide(&registry.Suspend{Box: "f1/gw1", Reason: "left in the lift"})
+	ward.knows(hub)
+	hub.decide(&registry.RemovePeer{Name: "ward1"})
+	ward.until("it says that it was removed", func() bool { return slices.Contains(codes(), "removed") })
+	for _, s := range []*site{hub, ward} {
+		s.until("the page names the stopped box", func() bool {
+			resp, err := http.Get("http://" + s.conf.Page.Listen + "/")
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			return err == nil && bytes.Contains(b, []byte("left in the lift"))
+		})
 	}
 }
 

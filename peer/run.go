@@ -103,6 +103,16 @@ func (p *peer) critical() (all [][2]string) {
 	return all
 }
 
+// stopped says for the page why a box may write no more.
+func (p *peer) stopped(id record.BoxID) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.state.Box(id); r != nil {
+		return stopped(r)
+	}
+	return ""
+}
+
 // lockPatience is how long run waits for a command to leave the data folder: one that reads a great store takes its time.
 const lockPatience = time.Minute
 
@@ -141,7 +151,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 	if opener == nil {
 		p.log.Info("this peer has no reader key: it verifies and keeps records and shows no content")
 	}
-	p.view = view.New(view.Options{Title: conf.Facility + " " + conf.Name, Record: p.record, Conditions: p.critical})
+	p.view = view.New(view.Options{Title: conf.Facility + " " + conf.Name, Record: p.record, Conditions: p.critical, Stopped: p.stopped})
 	defer p.view.Close()
 
 	if conf.Page.Listen != "" {
@@ -319,8 +329,12 @@ func (p *peer) decided(ctx context.Context, g *errgroup.Group, entry []byte) err
 	if err := p.registry.Append(entry); err != nil {
 		return err
 	}
-	if p.registry.State() == before && p.notInForce() == nil {
+	s := p.registry.State()
+	if s == before && p.notInForce() == nil {
 		return nil
+	}
+	if len(s.Peers) < len(before.Peers) { // who is removed hears why, if he listens, before he is cut off
+		p.spread.Tell(entry)
 	}
 	return p.follow(ctx, g)
 }

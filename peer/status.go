@@ -123,13 +123,24 @@ func (p *peer) status() *status {
 			"This peer has lost entries of the registry that it had shown before, as after a restored backup.",
 			"If nobody restored it, find out who works on its disk. It takes the entries again from the others by itself."})
 	}
-	if away := time.Since(lastLink); len(p.conf.Peers.Hubs) > 0 && away > 10*time.Second {
+	if p.removed(state) {
+		st.Conditions = append(st.Conditions, condition{"removed", "", "critical",
+			"This peer was removed from the facility: no other peer lets it in, and it hears of nothing that is decided or recorded elsewhere. What it holds can still be read.",
+			"If it is to take part again, invite it anew under another name (vitalpeer invite at the hub) and begin with a new data folder; else lead its boxes to another peer and take it out of use."})
+	} else if away := time.Since(lastLink); len(p.conf.Peers.Hubs) > 0 && away > 10*time.Second {
 		st.Conditions = append(st.Conditions, condition{"hub-away", "", "warning",
 			fmt.Sprintf("No hub has been connected for %s; records are kept here and sent when it is back.", away.Round(time.Second)),
-			"Look at the network and at the hub."})
+			"Look at the network and at the hub. If both are well, see at the hub with vitalpeer peer list that this peer was not removed meanwhile."})
 	}
 	st.finish()
 	return st
+}
+
+// removed says whether the registry has known this peer and knows it no more. A ward that has just been invited has not heard of itself yet,
+// and the hub that made the facility stands in no entry.
+func (p *peer) removed(s *registry.State) bool {
+	pin, err := facility.Pin(p.witness.Card.Certificate)
+	return err == nil && s.Holder(pin) != "" && s.Peer(p.conf.Name) == nil
 }
 
 // mended says whether what could not be read can be again.

@@ -111,6 +111,14 @@ func (r *Registry) say(entry []byte) {
 	}
 }
 
+// Tell tells the peers an entry now, before what it decides cuts one of them off. Whoever misses it asks later.
+func (r *Registry) Tell(entry []byte) {
+	r.say(entry)
+	if err := r.Conn.FlushTimeout(time.Second); err != nil {
+		r.Log.Warn("cannot announce the registry to the peers", "error", err)
+	}
+}
+
 // heard handles the last entry of another peer's registry.
 func (r *Registry) heard(ctx context.Context, g *errgroup.Group, m *nats.Msg) {
 	peer := strings.Split(m.Subject, ".")[2]

@@ -179,6 +179,7 @@ type overviewPage struct {
 
 type sourceRow struct {
 	Box, Protection string
+	Stopped         string
 	Hardware        bool
 	Size            uint64
 	Boot            uint32
@@ -247,6 +248,11 @@ func (v *View) overview(w http.ResponseWriter, r *http.Request) {
 	}
 	p.Dropped, p.Sealed = v.state.dropped, v.state.sealed
 	v.mu.RUnlock()
+	for i := range p.Sources {
+		if id, err := record.ParseBoxID(p.Sources[i].Box); err == nil && v.o.Stopped != nil {
+			p.Sources[i].Stopped = v.o.Stopped(id)
+		}
+	}
 	slices.SortFunc(p.Sources, func(a, b sourceRow) int { return cmp.Compare(a.Box, b.Box) })
 	p.Uncharted = p.Uncharted[:min(len(p.Uncharted), overviewTables)]
 	v.render(w, http.StatusOK, "overview", frame{Page: "Beds", Now: now, Live: true, Content: p})

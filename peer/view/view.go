@@ -37,6 +37,9 @@ type Options struct {
 	// Conditions, if set, says what is critical about this peer now: sentence and remedy, without patient data.
 	Conditions func() [][2]string
 
+	// Stopped, if set, says since when and why a box may write no more, "" where it may.
+	Stopped func(box record.BoxID) string
+
 	// Record, if set, finds a record that the page no longer holds in memory, for its provenance page.
 	Record func(ctx context.Context, box record.BoxID, index uint64) (v record.Verified, c record.Content, protection string, err error)
 }

@@ -161,14 +161,21 @@ func (w *ward) enrol(m *machine, label string) {
 	}
 }
 
-// reading has a monitor send one message over the serial line at addr; AA means that it is on the box's disk.
-func (w *ward) reading(addr string) {
+// message is a file with the next message of a monitor.
+func (w *ward) message() string {
 	w.t.Helper()
 	w.readings++
 	file := filepath.Join(w.dir, "one.hl7")
 	if err := os.WriteFile(file, (&hospital.Sender{Bed: "bed-1"}).Message(w.readings), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
+	return file
+}
+
+// reading has a monitor send one message over the serial line at addr; AA means that it is on the box's disk.
+func (w *ward) reading(addr string) {
+	w.t.Helper()
+	file := w.message()
 	var out []byte
 	await(w.t, "an acknowledgement by the box: "+string(out), patience, func() bool {
 		out, _ = w.command("vitalgate", "replay", "--to", "tcp://"+addr, "--timeout", "3s", file).CombinedOutput()

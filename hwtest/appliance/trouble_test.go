@@ -112,6 +112,10 @@ func TestABoxInTrouble(t *testing.T) {
 	if !testing.Short() {
 		// Writes do not end any more: the line hangs in the kernel, where nobody can end it.
 		m.slowDisk(1)
+		message := w.message()
+		for range 3 { // without something to write nobody sees that the disk hangs; nor is there an acknowledgement
+			w.command("vitalgate", "replay", "--to", "tcp://"+m.pci, "--timeout", "3s", message).Run()
+		}
 		m.says("the line from monitor to network says nothing any more and is ended")
 		m.says("the box makes no progress; the watchdog restarts it within 30 s")
 		m.says("UEFI firmware")

@@ -202,6 +202,9 @@ func (b *box) open(ctx context.Context) (again string, err error) {
 		return "", err
 	}
 	b.log.Info("the data is open", "new", b.data.fresh)
+	if b.data.mended {
+		b.log.Warn("a power cut had torn the superblock of the data; it was mended")
+	}
 	return b.ready(ctx)
 }
 

@@ -60,28 +60,6 @@ func TestHeadSurvivesTheLossOfEitherCopy(t *testing.T) {
 	}
 }
 
-func TestTheFileSystemIsWhole(t *testing.T) {
-	if _, err := exec.LookPath("e2fsck"); err != nil {
-		t.Skip("e2fsck is not installed")
-	}
-	path := filepath.Join(t.TempDir(), "fs")
-	// What was on the disk before must not matter.
-	if err := os.WriteFile(path, bytes.Repeat([]byte{0xc7}, 15<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := writeTemplate(f); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
-
 func TestLinesKeepTheirNames(t *testing.T) {
 	for dir, want := range map[string]string{
 		"/sys/devices/pci0000:00/0000:00:03.0/tty/ttyS0":                                           "0000:00:03.0",

@@ -2,14 +2,12 @@ package appliance
 
 import (
 	"bytes"
-	"compress/zlib"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -17,10 +15,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vitalgate/vitalgate/firmware/appliance/filesystem"
 	"github.com/vitalgate/vitalgate/record/durable"
 	"github.com/vitalgate/vitalgate/tpm"
 	"github.com/vitalgate/vitalgate/tpm/attestation"
@@ -124,6 +122,7 @@ func wipeHead(f *os.File) error {
 type store struct {
 	device string // of the partition
 	fresh  bool   // made in this run
+	mended bool   // its superblock was torn
 }
 
 // openData unseals the key, opens the disk and mounts it on /data. An empty partition is made: the head comes last, so a power cut
@@ -161,16 +160,15 @@ func openData(ctx context.Context, device string, vault *tpm.Vault, firmware *at
 		return nil, err
 	}
 	if s.fresh {
-		if err := makeFileSystem(plain); err != nil {
+		if err := filesystem.Make(plain); err != nil {
 			return nil, err
 		}
 	}
-	// data=ordered with barriers is the default; a log of a box wants no access times.
-	if err := unix.Mount(plain, dataFolder, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
-		return nil, fmt.Errorf("cannot mount the data partition: %w", err)
+	if s.mended, err = filesystem.Mount(plain, dataFolder); err != nil {
+		return nil, err
 	}
 	if s.fresh {
-		if err := growFileSystem((size - headerBytes) / blockSize); err != nil {
+		if err := filesystem.Grow(dataFolder, (size-headerBytes)/filesystem.BlockBytes); err != nil {
 			return nil, err
 		}
 		if err := unpack(h.Carried, key); err != nil {
@@ -264,60 +262,4 @@ func (s *store) wipe() error {
 	}
 	defer f.Close()
 	return wipeHead(f)
-}
-
-const blockSize = 4096
-
-// template is an empty ext4 file system of 15 MiB as template/make writes it: for each block that is not left as it is, its number
-// and content, compressed. The kernel grows it to the size of the partition.
-//
-//go:embed template/ext4.z
-var template []byte
-
-func makeFileSystem(device string) error {
-	f, err := os.OpenFile(device, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("cannot make the file system: %w", err)
-	}
-	defer f.Close()
-	if err := writeTemplate(f); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot make the file system: %w", err)
-	}
-	return nil
-}
-
-func writeTemplate(f io.WriterAt) error {
-	z, err := zlib.NewReader(bytes.NewReader(template))
-	if err != nil {
-		return err
-	}
-	b := make([]byte, 4+blockSize)
-	for {
-		if _, err := io.ReadFull(z, b); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if _, err := f.WriteAt(b[4:], int64(binary.BigEndian.Uint32(b))*blockSize); err != nil {
-			return fmt.Errorf("cannot make the file system: %w", err)
-		}
-	}
-}
-
-// growFileSystem is EXT4_IOC_RESIZE_FS on the mounted file system.
-func growFileSystem(blocks int64) error {
-	d, err := os.Open(dataFolder)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	n := uint64(blocks)
-	const resize = 1<<30 | 8<<16 | 'f'<<8 | 16 // _IOW('f', 16, __u64)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, d.Fd(), resize, uintptr(unsafe.Pointer(&n))); errno != 0 {
-		return fmt.Errorf("cannot grow the file system: %w", errno)
-	}
-	return nil
 }

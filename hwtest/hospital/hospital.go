@@ -378,6 +378,23 @@ func (h *Hospital) Label() (string, error) {
 	return r.Protection, json.NewDecoder(resp.Body).Decode(&r)
 }
 
+// Spool is how far the box's log is.
+type Spool struct {
+	Next, Signed, Acked uint64
+	Bytes               int64
+}
+
+// Spool asks the box.
+func (h *Hospital) Spool() (Spool, error) {
+	resp, err := http.Get("http://" + h.Status + "/status")
+	if err != nil {
+		return Spool{}, err
+	}
+	defer resp.Body.Close()
+	var r struct{ Spool Spool }
+	return r.Spool, json.NewDecoder(resp.Body).Decode(&r)
+}
+
 // Run runs one of the hospital's programs to its end and gives its output.
 func (h *Hospital) Run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	return command(ctx, h.bin(program), args...)

@@ -30,7 +30,18 @@ type Sender struct {
 }
 
 // Acknowledged are the numbers for which a monitor has got AA.
-type Acknowledged struct{ Numbers }
+type Acknowledged struct {
+	Numbers
+	Each func(n int) // is told of each; nil is nobody
+}
+
+// Add notes one.
+func (a *Acknowledged) Add(n int) bool {
+	if a.Each != nil {
+		a.Each(n)
+	}
+	return a.Numbers.Add(n)
+}
 
 // Numbers is a set of numbers of messages. Runs of them take one bit each, so that millions fit.
 type Numbers struct {

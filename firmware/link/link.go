@@ -73,7 +73,7 @@ type leafNode struct {
 	sent    uint64        // records below this index may be stored there though we did not hear of it
 	met     bool          // since the start of the box
 	records int           // most records in a batch; shrinks while acknowledgements fail to come
-	timeout time.Duration // of an acknowledgement; grows when even one record does not get through in time
+	timeout time.Duration // of an acknowledgement; grows while the leaf node is busy, and when even one record does not get through in time
 	calm    int           // batches that must get through before more is asked of the line
 	// patience with its handshake, in which a TPM signs: one that has much to do takes seconds. It grows while it is not enough, so that
 	// a leaf node that says nothing is left soon all the same. 0 is dialTimeout.

@@ -684,6 +684,35 @@ func TestSlowLineGetsSmallerBatches(t *testing.T) {
 	wantRun(t, ward.stored(&b.key.PublicKey), 0, 1500)
 }
 
+// A leaf node that answers, but stores a batch later than it was waited for, first gets more time and no smaller batches, which would
+// cost it as many syncs each; what is behind a line that is dead or slow gets smaller ones.
+func TestABusyLeafNodeGetsMoreTime(t *testing.T) {
+	const usual = time.Second
+	for _, c := range []struct {
+		why     error
+		times   int
+		records int
+		timeout time.Duration
+	}{
+		{errSilent, 1, 1000, 2 * usual},
+		{errSilent, 2, 1000, 4 * usual},
+		{errSilent, 3, 500, 4 * usual},
+		{errSilent, 11, 1, 4 * usual},
+		{errDead, 1, 500, usual},
+		{errDead, 9, 1, usual},
+		{errDead, 11, 1, 4 * usual},
+		{errDead, 30, 1, time.Minute},
+	} {
+		leaf := &leafNode{records: 1000, timeout: usual}
+		for range c.times {
+			leaf.unheard(c.why, leaf.records, usual)
+		}
+		if leaf.records != c.records || leaf.timeout != c.timeout || leaf.calm == 0 {
+			t.Errorf("after %d times that %v: batches of %d, waited for %v", c.times, c.why, leaf.records, leaf.timeout)
+		}
+	}
+}
+
 // A handshake that takes longer than it was given gets more time.
 func TestASlowHandshakeGetsMoreTime(t *testing.T) {
 	b := newBedside(t, spool.Options{})

@@ -25,6 +25,7 @@ const (
 	dialTimeout  = 2 * time.Second
 	mostPatience = 15 * time.Second // with a handshake; less than the peers have (peer/node)
 	pingInterval = 5 * time.Second  // of an idle line; the library's two minutes find a dead one after six
+	busyTimeouts = 4                // AckTimeouts that a busy leaf node gets before it is asked for less
 	pongTimeout  = time.Second      // for the question "are you there" after an acknowledgement that did not come
 )
 
@@ -222,7 +223,7 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 			silent, s.leaf.backoff = 0, 0
 			if s.leaf.calm = max(s.leaf.calm-1, 0); s.leaf.calm == 0 {
 				s.leaf.records = min(2*s.leaf.records, s.link.cfg.BatchRecords)
-				s.leaf.timeout = s.link.cfg.AckTimeout
+				s.leaf.timeout = max(s.leaf.timeout/2, s.link.cfg.AckTimeout)
 			}
 			cur.Next, cur.Unsure = queue[n-1].Index+1, false
 			held -= size(queue[:n])
@@ -239,19 +240,28 @@ func (s *session) run(ctx context.Context) (better *session, err error) {
 			reader.Close()
 			reader, queue, held, gap = sp.Reader(cur.Next), nil, 0, nil
 		case errors.Is(err, errSilent), errors.Is(err, errDead):
-			// Perhaps the line is only slow: ask less of it, for a while.
-			s.leaf.calm = 32
-			if n > 1 {
-				s.leaf.records = n / 2
-			} else {
-				s.leaf.timeout = min(2*s.leaf.timeout, time.Minute)
-			}
+			s.leaf.unheard(err, n, s.link.cfg.AckTimeout)
 			if silent++; silent > 1 || errors.Is(err, errDead) {
 				return nil, err
 			}
 		default:
 			return nil, err
 		}
+	}
+}
+
+// unheard asks less of the leaf node for a while, because n records were not acknowledged. One that answers and does not acknowledge
+// has much to do, most of all with its disk. A batch costs it the same few syncs whatever is in it, so smaller ones would only make
+// more of them: first it gets more time. Else perhaps the line is only slow, and carries a smaller batch in time.
+func (leaf *leafNode) unheard(why error, n int, usual time.Duration) {
+	leaf.calm = 32
+	switch {
+	case errors.Is(why, errSilent) && leaf.timeout < busyTimeouts*usual:
+		leaf.timeout *= 2
+	case n > 1:
+		leaf.records = n / 2
+	default:
+		leaf.timeout = min(2*leaf.timeout, time.Minute)
 	}
 }
 

@@ -141,6 +141,9 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	close(enough)
 	sending.Wait()
 	took := time.Since(m.began)
+	if err := m.write(c.Out); err != nil { // whatever comes of it
+		return false, err
+	}
 	wait := h.Wait(ctx, patience, "all that was acknowledged is at the hub", func() bool { return arrived.Count() >= acked.Count() })
 	stopTail()
 	reading.Wait()
@@ -171,8 +174,5 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	fmt.Printf("%d messages sent in %v (%.0f a second; %.0f wanted), acknowledged %d, verified at the hub %d, lost %d, doubled %d, quarantined %d, connections broken %d\n",
 		sent, took.Round(time.Second), float64(sent)/took.Seconds(), c.Rate, acked.Count(), arrived.Count(), lost, doubled.Load(), quarantined, broken)
 	fmt.Print(strings.Join(verdicts, ""))
-	if err := m.write(c.Out); err != nil {
-		return false, err
-	}
 	return acked.Count() > 0 && lost == 0 && doubled.Load() == 0 && quarantined == 0 && broken == 0 && wait == nil && flat, nil
 }

@@ -184,11 +184,23 @@ type boxCmd struct {
 type boxAddCmd struct {
 	deciding
 	proven
-	Request  string            `arg:"" type:"existingfile" help:"The box's request, such as gw1.request.json."`
-	Out      string            `short:"o" placeholder:"FILE" help:"Where to write the grant (default NAME.grant.json)."`
-	Kinds    []record.Kind     `help:"Kinds of records it may write (default all: vitals, waveform, alarm, adt, other, raw)."`
-	Monitors []string          `help:"Monitors it may speak for (default all). Only peers that can open records hold it to them."`
-	Leaf     map[string]string `placeholder:"NAME=tls://HOST:PORT" help:"Leaf nodes for the box in place of the known peers; names in alphabetical order are the order of preference."`
+	Request  string        `arg:"" type:"existingfile" help:"The box's request, such as gw1.request.json."`
+	Out      string        `short:"o" placeholder:"FILE" help:"Where to write the grant (default NAME.grant.json)."`
+	Kinds    []record.Kind `help:"Kinds of records it may write (default all: vitals, waveform, alarm, adt, other, raw)."`
+	Monitors []string      `help:"Monitors it may speak for (default all). Only peers that can open records hold it to them."`
+	leading
+}
+
+// leading is where a grant leads a box.
+type leading struct {
+	Leaf map[string]string `placeholder:"NAME=tls://HOST:PORT" help:"Leaf nodes for the box in place of the known peers; names in alphabetical order are the order of preference."`
+}
+
+func (l leading) leaves() (all []enrolment.Leaf) {
+	for _, name := range sortedKeys(l.Leaf) {
+		all = append(all, enrolment.Leaf{Name: name, URL: l.Leaf[name]})
+	}
+	return all
 }
 
 func (c *boxAddCmd) Run(ctx context.Context) error {
@@ -204,11 +216,7 @@ func (c *boxAddCmd) Run(ctx context.Context) error {
 		_, name, _ := strings.Cut(q.Box, "/")
 		c.Out = name + ".grant.json"
 	}
-	var leaves []enrolment.Leaf
-	for _, name := range sortedKeys(c.Leaf) {
-		leaves = append(leaves, enrolment.Leaf{Name: name, URL: c.Leaf[name]})
-	}
-	r, g, err := facility.Enrol(c.dir(), conf, q, c.Kinds, leaves)
+	r, g, err := facility.Enrol(c.dir(), conf, q, c.Kinds, c.leaves())
 	if err != nil {
 		return err
 	}
@@ -328,6 +336,7 @@ func (c *boxResumeCmd) Run(ctx context.Context) error {
 type boxRekeyCmd struct {
 	deciding
 	proven
+	leading
 	Request string  `arg:"" type:"existingfile" help:"A new request of the box, made with its new keys."`
 	Out     string  `short:"o" placeholder:"FILE" help:"Where to write the new grant (default NAME.grant.json)."`
 	From    *uint64 `help:"Index of the first record under the new keys (default the next one)."`
@@ -349,7 +358,7 @@ func (c *boxRekeyCmd) Run(ctx context.Context) error {
 	if _, err := os.Stat(c.Out); err == nil {
 		return fmt.Errorf("cannot write %s: it exists; remove it or name another with -o", c.Out)
 	}
-	e, g, err := facility.Enrol(c.dir(), conf, q, nil, nil)
+	e, g, err := facility.Enrol(c.dir(), conf, q, nil, c.leaves())
 	if err != nil {
 		return err
 	}

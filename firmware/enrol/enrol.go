@@ -9,6 +9,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -62,7 +63,7 @@ func Request(ctx context.Context, box record.BoxID, id Identity, dir string) (*e
 	if err != nil {
 		return nil, fmt.Errorf("cannot request enrolment: the TLS key does not sign: %w", err)
 	}
-	user, err := userKey(dir)
+	user, err := userKey(dir, id.TLS().Public())
 	if err != nil {
 		return nil, err
 	}
@@ -140,9 +141,35 @@ func Answer(ctx context.Context, q attestation.Question, box record.BoxID, id Id
 	return a.Answer(ctx, q)
 }
 
-// userKey reads the NATS user key of the box, or makes it.
-func userKey(dir string) (nkeys.KeyPair, error) {
-	path := filepath.Join(dir, seedFile)
+// seedPath is where the seed of the NATS user key is that goes with a TLS key. A box with a new chip has another one, because no key comes
+// back in the registry, and still has the one before, should the old chip be put back. Which chip the first one went with stands beside it.
+func seedPath(dir string, of crypto.PublicKey) (string, error) {
+	spki, err := x509.MarshalPKIXPublicKey(of)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(spki)
+	first, name := filepath.Join(dir, seedFile), hex.EncodeToString(sum[:])
+	switch b, err := os.ReadFile(first + ".of"); {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := durable.WriteFile(first+".of", []byte(name)); err != nil {
+			return "", fmt.Errorf("cannot keep which chip the NATS user key goes with: %w; check that the data folder is writable", err)
+		}
+		return first, nil
+	case err != nil:
+		return "", fmt.Errorf("cannot read which chip the NATS user key goes with: %w", err)
+	case string(b) == name:
+		return first, nil
+	}
+	return first + "-" + name[:16], nil
+}
+
+// userKey reads the NATS user key that goes with a TLS key, or makes it.
+func userKey(dir string, of crypto.PublicKey) (nkeys.KeyPair, error) {
+	path, err := seedPath(dir, of)
+	if err != nil {
+		return nil, err
+	}
 	seed, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		kp, err := nkeys.CreateUser()
@@ -211,7 +238,7 @@ func Open(grantPath string, box record.BoxID, id Identity, dir string) (*Network
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
-	user, err := userKey(dir)
+	user, err := userKey(dir, id.TLS().Public())
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vitalgate/vitalgate/provision/protocol"
@@ -92,10 +94,7 @@ func (b *box) send(ctx context.Context, method, path string, body io.Reader) (*h
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := b.http.Do(req)
 	if err != nil {
-		if ue := (interface{ Unwrap() error })(nil); errors.As(err, &ue) {
-			err = ue.Unwrap()
-		}
-		return nil, fmt.Errorf("cannot reach the box at %s: %w", b.address, err)
+		return nil, fmt.Errorf("cannot reach the box at %s: %w", b.address, unreached(err))
 	}
 	if resp.StatusCode/100 != 2 {
 		defer resp.Body.Close()
@@ -106,4 +105,24 @@ func (b *box) send(ctx context.Context, method, path string, body io.Reader) (*h
 		return nil, fmt.Errorf("the box says: %s", f.Error)
 	}
 	return resp, nil
+}
+
+// unreached says what was not found, and where to look: a person with a laptop sees nothing of a network.
+func unreached(err error) error {
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		err = e.Err
+	}
+	var timeout net.Error
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &name):
+		return fmt.Errorf("nobody knows a machine of that name; give its address: %w", err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("a machine is there, and no box listens at it; check the address and the port: %w", err)
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return fmt.Errorf("there is no way to that address; check that this laptop is in the network of the box: %w", err)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("nothing answers; check the address, that the box has power, and both network cables: %w", err)
+	}
+	return err
 }

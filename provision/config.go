@@ -159,7 +159,10 @@ func putMonitors(tables []table, monitors []map[string]any) ([]table, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot write the monitor: %w", err)
 		}
-		wished[i] = table{name, "\n" + string(text)}
+		wished[i] = table{name, string(text) + "\n"}
+		if i == 0 && at > 0 && tables[at-1].text != "" && !strings.HasSuffix(tables[at-1].text, "\n\n") {
+			wished[i].text = "\n" + wished[i].text
+		}
 		for _, old := range tables {
 			var is struct{ Monitor []map[string]any }
 			if old.name == name && toml.Unmarshal([]byte(old.text), &is) == nil && len(is.Monitor) == 1 && reflect.DeepEqual(is.Monitor[0], m) {

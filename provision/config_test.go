@@ -66,6 +66,9 @@ func TestBindingChangesNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if strings.Contains(got, "\n\n\n") || strings.Contains(got, "\"\n[") || strings.Contains(got, "'\n[") {
+		t.Errorf("the tables stand too near or too far:\n%s", got)
+	}
 	bed2 := full[strings.Index(full, "[[monitor]]\nname = \"bed-2\""):strings.Index(full, "# Large")]
 	for line := range strings.Lines(strings.Replace(full, bed2, "", 1)) {
 		if !strings.Contains(got, line) {

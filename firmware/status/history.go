@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"html/template"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,16 +66,14 @@ func chart(what string, list []float64) template.HTML {
 	if len(list) < 2 {
 		return ""
 	}
-	most := 1.0
-	for _, v := range list {
-		most = max(most, v)
-	}
+	most := slices.Max(list)
+	full := max(1, most) // one is no hill
 	const width, height = 300, 36
 	step := float64(width) / float64(samples-1)
 	left := float64(width) - step*float64(len(list)-1)
 	var line strings.Builder
 	for i, v := range list {
-		fmt.Fprintf(&line, "%.1f,%.1f ", left+step*float64(i), height-1-v/most*(height-3))
+		fmt.Fprintf(&line, "%.1f,%.1f ", left+step*float64(i), height-1-v/full*(height-3))
 	}
 	points := strings.TrimSpace(line.String())
 	return template.HTML(fmt.Sprintf(`<svg class="chart" viewBox="0 0 %d %d" aria-hidden="true" preserveAspectRatio="none">`+

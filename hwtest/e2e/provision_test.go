@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,9 +33,11 @@ func TestSetUpABox(t *testing.T) {
 		cmd.Env = append(os.Environ(), "PATH="+bin, "VITALPROV_IDENTITY="+at("tool"), "VITALPROV_HUB="+at("hub")) // no swtpm there: keys are files
 		return cmd
 	}
+	var said session
 	do := func(args ...string) string {
 		t.Helper()
 		out, err := command(args...).CombinedOutput()
+		said.add(args, out)
 		if err != nil {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
@@ -40,7 +45,9 @@ func TestSetUpABox(t *testing.T) {
 	}
 	refused := func(want string, args ...string) {
 		t.Helper()
-		if out, err := command(args...).CombinedOutput(); err == nil || !strings.Contains(string(out), want) {
+		out, err := command(args...).CombinedOutput()
+		said.add(args, out)
+		if err == nil || !strings.Contains(string(out), want) {
 			t.Errorf("%v: %v\n%s\ndoes not say %q", args, err, out, want)
 		}
 	}
@@ -174,6 +181,9 @@ func TestSetUpABox(t *testing.T) {
 		t.Errorf("probe says %s", out)
 	}
 
+	said.compare(t, map[string]string{address: "192.0.2.10", label: "@label.txt", wrong.String(): "@another.txt", wrong.Name(): "VG-4K7M-Q2PX",
+		monitor: "0.0.0.0:2575", other: "0.0.0.0:2576", status: "127.0.0.1:8100", at("nobody"): "nobody", dir + "/": "", bin + "/": ""})
+
 	// The same with the wizard, by a person who answers.
 	address, label = box("box2")
 	monitor = hospital.FreeAddr()
@@ -200,17 +210,17 @@ func TestSetUpABox(t *testing.T) {
 		}
 	}()
 	done := make(chan struct{})
-	var said []byte
+	var told []byte
 	var failed error
 	go func() {
 		defer close(done)
-		said, failed = wizard.CombinedOutput()
+		told, failed = wizard.CombinedOutput()
 	}()
 	<-sent
 	send(3, monitor)
 	<-done
-	if failed != nil || !strings.Contains(string(said), "I see heart rate 53 per minute from ICU / bed-1.") || !strings.Contains(string(said), "Done: box f1/gw2 works") {
-		t.Errorf("the wizard: %v\n%s", failed, said)
+	if failed != nil || !strings.Contains(string(told), "I see heart rate 53 per minute from ICU / bed-1.") || !strings.Contains(string(told), "Done: box f1/gw2 works") {
+		t.Errorf("the wizard: %v\n%s", failed, told)
 	}
 }
 
@@ -218,5 +228,74 @@ func readJSON(t *testing.T, text string, v any) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(text), v); err != nil {
 		t.Fatalf("%v: %s", err, text)
+	}
+}
+
+// session is what a person types and sees.
+type session struct{ text strings.Builder }
+
+func (s *session) add(args []string, out []byte) {
+	if args[0] == "vitalgate" && args[1] == "maintain" { // as it comes out of the carton
+		return
+	}
+	s.text.WriteString("$ " + args[0])
+	for _, a := range args[1:] {
+		if strings.Contains(a, " ") {
+			a = fmt.Sprintf("%q", a)
+		}
+		s.text.WriteString(" " + a)
+	}
+	fmt.Fprintf(&s.text, "\n%s\n", out)
+}
+
+// changing is what differs from day to day and from machine to machine.
+var changing = []struct {
+	is *regexp.Regexp
+	as string
+}{
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "2026-01-31 12:00:00"},
+	{regexp.MustCompile(`(?m)^Record \d+`), "Record 7"},
+	{regexp.MustCompile(`(?m)^software .*`), "software 1.0.0"},
+	{regexp.MustCompile(`(Working)\b.*`), "$1 …"},
+}
+
+// compare says whether the transcript in docs/field still is what a person sees: each of its lines comes, in its order. Lines of its
+// machine and of its moment are left out there, and it says so by "…". Where VITALGATE_TRANSCRIPT names a file, all is written there.
+func (s *session) compare(t *testing.T, names map[string]string) {
+	t.Helper()
+	var pairs []string
+	for _, from := range slices.SortedFunc(maps.Keys(names), func(a, b string) int { return len(b) - len(a) }) {
+		pairs = append(pairs, from, names[from])
+	}
+	text := strings.NewReplacer(pairs...).Replace(s.text.String())
+	for _, c := range changing {
+		text = c.is.ReplaceAllString(text, c.as)
+	}
+	if path := os.Getenv("VITALGATE_TRANSCRIPT"); path != "" {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "field", "transcript.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := slices.Collect(strings.Lines(text))
+	compared := 0
+	for n, line := range strings.Split(string(b), "\n") {
+		code, ok := strings.CutPrefix(line, "    ")
+		if !ok || code == "…" {
+			continue
+		}
+		at := slices.IndexFunc(seen, func(l string) bool { return strings.TrimSpace(l) == strings.TrimSpace(code) })
+		if at < 0 {
+			t.Errorf("docs/field/transcript.md:%d says %q, which does not come (there)", n+1, code)
+			continue
+		}
+		seen = seen[at+1:]
+		compared++
+	}
+	if compared < 40 {
+		t.Errorf("only %d lines of docs/field/transcript.md were compared", compared)
 	}
 }

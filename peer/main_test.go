@@ -139,7 +139,13 @@ func newSite(t testing.TB, dir string) *site {
 	if s.conf, err = s.dir.Load(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.kill)
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() && s.log != nil { // what fails at one peer is often due to another
+			text := s.log.String()
+			t.Logf("the last words of %s:\n%s", s.conf.Name, text[max(0, len(text)-5000):])
+		}
+	})
 	return s
 }
 
@@ -206,7 +212,7 @@ func (s *site) start() {
 // until waits for something that must come true.
 func (s *site) until(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -226,7 +226,7 @@ func (s *leafServer) withPeer(use func(jetstream.JetStream)) {
 func (s *leafServer) messages() (all [][]byte) {
 	s.t.Helper()
 	s.withPeer(func(js jetstream.JetStream) {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		stream, err := js.Stream(ctx, "OBS_f1_gw1")
 		if err != nil {
@@ -423,9 +423,9 @@ func (b *bedside) drained() {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 30 s", what)
+			t.Fatalf("%s: not within two minutes", what)
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (b *bedside) hand(t testing.TB, line uint64, arrived time.Time, message str
 	f.Line = line
 	select {
 	case b.in <- f:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the box does not read")
 	}
 	return answer
@@ -100,7 +100,7 @@ func wait(t testing.TB, answer <-chan []byte) string {
 	select {
 	case a := <-answer:
 		return string(a)
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no answer")
 		return ""
 	}
@@ -230,7 +230,7 @@ type kept struct {
 
 func (b *box) records(t testing.TB) (all []kept) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := b.spool.WaitSigned(ctx, b.spool.Next()-1); err != nil {
 		t.Fatal(err)

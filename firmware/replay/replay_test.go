@@ -70,7 +70,7 @@ func write(t *testing.T, name, content string) string {
 
 func run(t *testing.T, o replay.Options, paths ...string) (replay.Summary, string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	sum, err := replay.Run(ctx, o, paths, &out)
@@ -143,7 +143,7 @@ func TestReplayRefused(t *testing.T) {
 	}
 	os.WriteFile(filepath.Join(dir, "4.hl7"), []byte("this is no message"), 0o600)
 	os.WriteFile(filepath.Join(dir, "notes.txt"), []byte("not sent"), 0o600)
-	sum, out, err := run(t, replay.Options{To: to, Timeout: 300 * time.Millisecond}, dir)
+	sum, out, err := run(t, replay.Options{To: to, Timeout: 3 * time.Second}, dir)
 	if want := (replay.Summary{Sent: 5, Accepted: 2, Refused: 2, Unanswered: 1}); sum != want || err == nil {
 		t.Fatalf("%+v, %v\n%s", sum, err, out)
 	}

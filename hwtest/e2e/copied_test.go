@@ -34,7 +34,7 @@ func TestACopiedDiskOpensNoDoor(t *testing.T) {
 			t.Skip(p + " is not installed")
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	monitor := hospital.FreeAddr()
 	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: t.TempDir(), TPM: "swtpm", Monitors: monitorAt("bed-1", monitor)})

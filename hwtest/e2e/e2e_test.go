@@ -200,7 +200,7 @@ func TestABoxThatIsToldWhatIsWrong(t *testing.T) {
 		{"no such file", []string{"convert", filepath.Join(dir, "none.hl7")}, []string{"none.hl7"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, filepath.Join(bin, "vitalgate"), c.args...)
 			var said bytes.Buffer

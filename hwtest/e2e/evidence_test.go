@@ -22,7 +22,7 @@ func TestEnrolByEvidence(t *testing.T) {
 			t.Skipf("%s is not installed", tool)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }

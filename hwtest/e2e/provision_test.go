@@ -23,7 +23,7 @@ import (
 // another box with the wizard and the readings confirmed by a person.
 func TestSetUpABox(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }

@@ -28,7 +28,7 @@ type onFoot struct {
 
 func newOnFoot(t *testing.T) *onFoot {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	f := &onFoot{t: t, ctx: ctx, dir: t.TempDir(), stick: t.TempDir()}
 	boxes, peers, page := hospital.FreeAddr(), hospital.FreeAddr(), hospital.FreeAddr()

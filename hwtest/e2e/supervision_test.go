@@ -26,7 +26,7 @@ import (
 // read on disk. How long that takes is printed.
 func TestStartAndStop(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	var said []string
@@ -102,7 +102,7 @@ func TestStartAndStop(t *testing.T) {
 // nothing behind; with its own grant the box publishes.
 func TestABoxThatWasStartedTooEarly(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	addr := hospital.FreeAddr()
 	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: t.TempDir(), TPM: "software", Monitors: monitorAt("bed-1", addr)})

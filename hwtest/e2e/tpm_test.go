@@ -23,7 +23,7 @@ func TestABoxStartsWithoutItsTPM(t *testing.T) {
 	if err != nil {
 		t.Skip("swtpm is not installed")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }

@@ -130,7 +130,7 @@ func TestPDSWithABox(t *testing.T) {
 func TestPDSKeepAlivesStop(t *testing.T) {
 	adapterstest.Goroutines(t)
 	b, line := pdsBox(t, pds.Config{KeepAlive: time.Hour}, "&silence=150ms")
-	r := sim(t, options{For: 10 * time.Second, Count: 60, Rate: 100}, "mindray-pds@"+line).play(t.Context())
+	r := sim(t, options{For: time.Minute, Count: 60, Rate: 100}, "mindray-pds@"+line).play(t.Context())
 	if r.Deserted == 0 || r.Reconnects == 0 || r.Queries < 2 {
 		t.Fatalf("report %+v", r)
 	}
@@ -152,8 +152,9 @@ func TestPDSKeepAlivesStop(t *testing.T) {
 
 // With keep-alives both ways the link outlives the time after which a silent one is left.
 func TestPDSKeepAlivesGoOn(t *testing.T) {
-	b, line := pdsBox(t, pds.Config{KeepAlive: 20 * time.Millisecond, Silence: time.Second}, "&silence=1s")
-	r := sim(t, options{Count: 4, Rate: 2}, "mindray-pds@"+line).play(t.Context())
+	t.Parallel()
+	b, line := pdsBox(t, pds.Config{KeepAlive: 20 * time.Millisecond, Silence: 4 * time.Second}, "&silence=4s")
+	r := sim(t, options{Count: 4, Rate: 0.5}, "mindray-pds@"+line).play(t.Context())
 	if r.Deserted+r.Reconnects != 0 || r.Queries != 1 {
 		t.Fatalf("report %+v", r)
 	}

@@ -206,6 +206,7 @@ func TestScenarios(t *testing.T) {
 
 // A message that is not acknowledged is sent again, the same, and given up in the end.
 func TestResend(t *testing.T) {
+	t.Parallel()
 	a, err := mllp.New(mllp.Config{Monitor: "m", Role: "server", Address: "127.0.0.1:0"}, adapterstest.Log(t))
 	b := startBox(t, a, err, func(m *hl7.Message, n int) []byte {
 		if n == 2 || n >= 4 { // 1 is answered, 2 not, its resend is, 4 and its resends are not
@@ -217,7 +218,7 @@ func TestResend(t *testing.T) {
 		b.mu.Lock()
 		b.frames = nil
 		b.mu.Unlock()
-		r := sim(t, options{Count: 3, Rate: 100, Resend: 2, Timeout: 300 * time.Millisecond}, scenario+"@"+listening(t, b)).play(t.Context())
+		r := sim(t, options{Count: 3, Rate: 100, Resend: 2, Timeout: 3 * time.Second}, scenario+"@"+listening(t, b)).play(t.Context())
 		if r.Sent != 3 || r.Acknowledged != 2 || r.Resent != 3 || r.Unanswered != 1 || r.Wrong != 0 {
 			t.Fatalf("%s: %+v", scenario, r)
 		}
@@ -230,6 +231,7 @@ func TestResend(t *testing.T) {
 
 // Refusals, answers of another kind and answers to other messages are told apart from acknowledgements.
 func TestWrongAnswers(t *testing.T) {
+	t.Parallel()
 	a, err := mllp.New(mllp.Config{Monitor: "m", Role: "server", Address: "127.0.0.1:0"}, adapterstest.Log(t))
 	b := startBox(t, a, err, func(m *hl7.Message, n int) []byte {
 		switch n {
@@ -245,7 +247,7 @@ func TestWrongAnswers(t *testing.T) {
 		}
 		return acknowledge(m)
 	})
-	r := sim(t, options{Count: 5, Rate: 100, Resend: 1, Timeout: 300 * time.Millisecond}, "philips-iic@"+listening(t, b)).play(t.Context())
+	r := sim(t, options{Count: 5, Rate: 100, Resend: 1, Timeout: 3 * time.Second}, "philips-iic@"+listening(t, b)).play(t.Context())
 	// 1 refused; 2 wrong kind, then wrong message on the resend, given up; 3 wrong, then accepted; 4 and 5 accepted.
 	if r.Rejected != 1 || r.Wrong != 3 || r.Unanswered != 1 || r.Acknowledged != 3 || len(r.AcknowledgedIDs) != 3 {
 		t.Fatalf("%+v", r)

@@ -726,6 +726,69 @@ func TestOpenSSLSigns(t *testing.T) {
 	}
 }
 
+// A key that never leaves a PKCS #11 token signs an entry as docs/registry.md says. SoftHSM is a token in software, through the same interface.
+func TestATokenSigns(t *testing.T) {
+	module := "/usr/lib/softhsm/libsofthsm2.so"
+	_, err := os.Stat(module)
+	for _, tool := range []string{"softhsm2-util", "pkcs11-tool", "openssl", "sh"} {
+		if _, missing := exec.LookPath(tool); missing != nil || err != nil {
+			t.Skip("softhsm2, opensc and openssl are not installed")
+		}
+	}
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.WriteFile(at("conf"), []byte("directories.tokendir = "+dir+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SOFTHSM2_CONF", at("conf"))
+	run := func(script string) {
+		t.Helper()
+		cmd := exec.Command("sh", "-ec", script)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	run("softhsm2-util --init-token --free --label bob --pin 12345678 --so-pin 87654321\n" +
+		"pkcs11-tool --module " + module + " --token-label bob --login --pin 12345678 --keypairgen --key-type EC:prime256v1 --id 01 --label administrator")
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "registry.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, recipe, ok := strings.Cut(string(doc), "    pkcs11-tool ")
+	recipe, _, ended := strings.Cut("    pkcs11-tool "+recipe, "\n\n")
+	if !ok || !ended {
+		t.Fatal("docs/registry.md has no recipe for tokens")
+	}
+	recipe = strings.NewReplacer("MODULE", module, "--login", "--login --pin 12345678").Replace(recipe)
+	public, sign, _ := strings.Cut(recipe, "\n")
+	run(public)
+	key, err := os.ReadFile(at("bob.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := registry.Administrator{Name: "bob", Key: string(key)}
+	n, err := registry.Propose(registry.Entry{Facility: "f1", Before: (record.Tree{}).Root(), Time: time.Now().UTC().Truncate(time.Second),
+		Decision: &registry.Genesis{Administrators: []registry.Administrator{bob}, Threshold: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(at("text"), n.Text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(sign)
+	sig, err := os.ReadFile(at("sig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Add(bob, sig); err != nil {
+		t.Fatal(err)
+	}
+	if err := place(t).Found(n.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestGrantDecidesByKindAndIndex(t *testing.T) {
 	until, end := uint64(20), uint64(40)
 	r := &registry.Registration{Kinds: []record.Kind{record.KindVitals}, From: 10, Until: &end, Grants: []registry.Grant{

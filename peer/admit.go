@@ -132,6 +132,15 @@ func (p proven) attested(d facility.Dir, r *enrolment.Request) (*registry.Attest
 	if err != nil {
 		return nil, "", err
 	}
+	state, err := d.Registry().Load()
+	if err != nil {
+		return nil, "", err
+	}
+	for name, why := range state.Firmware {
+		if value, ok := registry.MeasuredFirmware(name); ok && v.PCRs.Measured(value) {
+			return nil, "", fmt.Errorf("cannot admit box %s: it runs firmware that is denied as %s: %s; update it, and have it asked again (vitalpeer box ask)", r.Box, name, why)
+		}
+	}
 	fmt.Printf("The keys of box %s cannot leave its TPM: %s, vouched for by %s (%s %s, firmware %#x). PCR 7 is %x, PCR 11 is %x.\n",
 		r.Box, v.Chip.Class, v.Chip.Maker, v.Chip.Manufacturer, v.Chip.Model, v.Firmware, v.PCRs[attestation.SecureBootPCR], v.PCRs[attestation.FirmwarePCR])
 	return &registry.Attested{Class: string(v.Chip.Class), Maker: v.Chip.Maker, Manufacturer: v.Chip.Manufacturer, Model: v.Chip.Model, Version: v.Chip.Version,

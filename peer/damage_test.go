@@ -41,7 +41,7 @@ func TestPageGoesOnBeyondDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	box.Granted(grant)
-	p := &peer{dir: d, conf: conf, log: slog.New(slog.DiscardHandler), damaged: map[record.BoxID]damage{}, firmware: map[record.BoxID]string{}}
+	p := &peer{dir: d, conf: conf, log: slog.New(slog.DiscardHandler), damaged: map[record.BoxID]damage{}}
 	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence(), SegmentBytes: 8 << 10})
 	defer p.store.Close()
 	p.view = view.New(view.Options{Title: "test", Record: p.record})

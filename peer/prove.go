@@ -71,8 +71,10 @@ func (p proving) make(ctx context.Context, form func(proof.Signer, *reader, reco
 	found := false
 	err = each(ctx, p.dir(), p.box, p.index, p.index+1, func(rd *reader, v record.Verified) error {
 		found = true
-		if reason := rd.reg.Refuses(v.Header()); reason != "" {
-			return fmt.Errorf("cannot vouch for the record: the registry does not grant it to the box (%s)", reason)
+		if why, err := rd.refuses(ctx, v.Header()); err != nil {
+			return err
+		} else if why != "" {
+			return errors.New("cannot vouch for the record: " + why)
 		}
 		out, err := form(s, rd, v)
 		if err != nil {

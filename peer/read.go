@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -17,10 +18,13 @@ import (
 
 	"github.com/vitalgate/vitalgate/docs"
 	"github.com/vitalgate/vitalgate/peer/facility"
+	"github.com/vitalgate/vitalgate/peer/starts"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/cosign"
+	"github.com/vitalgate/vitalgate/record/enrolment"
 	"github.com/vitalgate/vitalgate/record/logfile"
+	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
 
 var errEnough = errors.New("enough")
@@ -102,8 +106,10 @@ func (c *getCmd) Run(ctx context.Context) error {
 		if rd.opener == nil {
 			return errors.New("cannot open the record: this peer has no reader key")
 		}
-		if reason := rd.reg.Refuses(v.Header()); reason != "" {
-			return fmt.Errorf("cannot show the record: the registry does not grant it to the box (%s)", reason)
+		if why, err := rd.refuses(ctx, v.Header()); err != nil {
+			return err
+		} else if why != "" {
+			return errors.New("cannot show the record: " + why)
 		}
 		content, err := rd.open(ctx, v)
 		if err != nil {
@@ -166,8 +172,26 @@ func (c *exportCmd) Run(ctx context.Context) error {
 	if err := errors.Join(write("verify.py", docs.VerifyPy), write("box.pem", []byte(r.DataKey)), write("README", fmt.Appendf(nil, exportReadme, r.Box, first))); err != nil {
 		return err
 	}
+	if lak, _ := r.ChipAt(math.MaxUint64); lak != nil {
+		if err := c.attestationKey(lak, write); err != nil {
+			return err
+		}
+	}
 	fmt.Printf("%d records of box %s are in %s; README there says how to verify them.\n", n, c.Box, c.Out)
 	return nil
+}
+
+// attestationKey writes the key by which what the TPM of the box says of its starts is checked.
+func (c *exportCmd) attestationKey(area []byte, write func(name string, b []byte) error) error {
+	lak, err := attestation.ParseLAK(area)
+	if err != nil {
+		return fmt.Errorf("cannot export: %w", err)
+	}
+	pem, err := enrolment.FormatKey(lak.Public())
+	if err != nil {
+		return fmt.Errorf("cannot export: %w", err)
+	}
+	return write("lak.pem", []byte(pem))
 }
 
 // cosigned writes the checkpoint that peers have cosigned and their keys, as far as a running peer has them.
@@ -226,6 +250,8 @@ const exportReadme = `Records of box %[1]s, each with the proof that the box has
   NNN.leaf        the record: a clear header, a blank line, the body (sealed to the facility's readers)
   NNN.tlog-proof  its inclusion proof with the signed checkpoint of the box's log (c2sp.org/tlog-proof@v1)
   box.pem         the public key of the box. Compare it with one from a source you trust: the proof is worth no more
+  lak.pem         where the TPM of the box was proven when it was enrolled: its attestation key, by which what the TPM says of
+                  each start is checked (the records of kind boot; give the file to verify.py as a fifth argument)
   checkpoint.cosigned, cosigners
                   where the peer was running: the last checkpoint as other peers have cosigned it (c2sp.org/tlog-cosignature,
                   Ed25519 and ML-DSA-44), and their public keys
@@ -253,17 +279,40 @@ type verifyCmd struct {
 
 func (c *verifyCmd) Run(ctx context.Context) error {
 	records, checkpoints := map[string]int{}, map[string]int{}
-	last := ""
+	begun := map[string][]starts.Start{}
+	last, end := "", record.Checkpoint{Root: record.Tree{}.Root()}
 	err := each(ctx, c.dir(), c.Box, 0, 0, func(rd *reader, v record.Verified) error {
 		records[rd.reg.Box]++
 		if sc := string(v.Published().Checkpoint); sc != last {
 			last = sc
 			checkpoints[rd.reg.Box]++
 		}
+		if v.Header().Kind == record.KindBoot {
+			all := begun[rd.reg.Box]
+			begun[rd.reg.Box] = append(all, starts.Judge(v, rd.reg, all, func(size uint64) (record.Hash, bool) {
+				return end.Root, end.Size == size
+			}))
+		}
+		if c := v.Checkpoint(); c.Size == v.Header().Index+1 { // a start names the last checkpoint before it
+			end = c
+		}
 		return nil
 	})
+	forged := 0
 	for _, box := range sortedKeys(records) {
 		fmt.Printf("%s: %d records under %d checkpoints verified\n", box, records[box], checkpoints[box])
+		n := map[starts.Verdict]int{}
+		for _, s := range begun[box] {
+			n[s.Verdict]++
+			if s.Verdict.Forged() {
+				forged++
+				fmt.Printf("  the start at record %d is FORGED (%s): %s\n", s.Index, s.Verdict, s.Why)
+			}
+		}
+		fmt.Printf("  %d starts: %d attested by the TPM, %d claimed\n", len(begun[box]), n[starts.Attested], n[starts.Claimed])
+	}
+	if forged > 0 {
+		err = errors.Join(err, fmt.Errorf("%d starts are not what the TPM of the box has said of them", forged))
 	}
 	return err
 }

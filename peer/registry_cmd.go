@@ -269,7 +269,7 @@ func (c *denyChipCmd) Run(ctx context.Context) error {
 
 type denyFirmwareCmd struct {
 	deciding
-	Firmware string `arg:"" help:"Its version, as boxes tell it."`
+	Firmware string `arg:"" help:"Its version, as boxes tell it; or pcr11: and the hex value that it measures itself to (release) or that a box quotes which runs it (vitalpeer tail --all)."`
 	Reason   string `required:"" help:"Why; it stands in the registry."`
 }
 

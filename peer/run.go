@@ -87,7 +87,6 @@ type peer struct {
 	work     map[record.BoxID]*ingest.Ingest
 	untaken  map[string]error // boxes whose store does not open
 	damaged  map[record.BoxID]damage
-	firmware map[record.BoxID]string // what the box runs, by its last boot leaf
 }
 
 // critical is what a person at the page must know.
@@ -141,8 +140,8 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 	}
 	defer unlock()
 	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now(),
-		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}, firmware: map[record.BoxID]string{}}
-	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence(), Patience: patience})
+		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}}
+	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence(), Starts: d.Starts(), Patience: patience})
 	defer p.store.Close()
 	opener, err := d.Opener() // a fault of the key file shows at once
 	if err != nil {
@@ -222,6 +221,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /records", p.serveRecords)
 	mux.HandleFunc("GET /status", p.serveStatus)
+	mux.HandleFunc("GET /starts", p.serveStarts)
 	mux.HandleFunc("POST /registry", func(w http.ResponseWriter, q *http.Request) { p.serveDecision(w, q, take) })
 	mux.HandleFunc("GET /cosigned", p.serveCosigned)
 	mux.HandleFunc("POST /gap", p.serveGap)
@@ -434,11 +434,8 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			if err != nil {
 				return err
 			}
-			if rd.reg.Refuses(v.Header()) != "" {
-				return nil
-			}
-			if v.Header().Kind == record.KindBoot {
-				p.booted(b.ID, v)
+			if why, err := rd.refuses(ctx, v.Header()); err != nil || why != "" {
+				return err
 			}
 			if b.Size()-pub.Index > viewRecords { // a backlog is coming in: to open each of its records would hold up taking them in
 				return nil
@@ -473,19 +470,6 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			return ctx.Err()
 		case <-time.After(5 * time.Second):
 		}
-	}
-}
-
-// booted notes which firmware a box says that it runs.
-func (p *peer) booted(id record.BoxID, v record.Verified) {
-	_, body, err := record.ParseLeaf(v.Leaf())
-	if err != nil {
-		return
-	}
-	if boot, err := record.ParseBoot(body); err == nil { // else it is of a later form
-		p.mu.Lock()
-		p.firmware[id] = boot.Software
-		p.mu.Unlock()
 	}
 }
 
@@ -574,15 +558,18 @@ func (p *peer) record(ctx context.Context, id record.BoxID, index uint64) (v rec
 		return v, c, "", err
 	}
 	reg := b.Registration()
-	if reg.Refuses(v.Header()) != "" {
-		return record.Verified{}, c, "", errors.New("the registry does not grant this record to its box")
+	rd := newReader(storeSource{p.store}, reg, nil)
+	if why, err := rd.refuses(ctx, v.Header()); err != nil {
+		return record.Verified{}, c, "", err
+	} else if why != "" {
+		return record.Verified{}, c, "", errors.New("cannot show the record: " + why)
 	}
 	opener, err := p.dir.Opener()
 	if err != nil {
 		return v, c, "", err
 	}
 	if opener != nil {
-		rd := newReader(storeSource{p.store}, reg, opener)
+		rd.opener = opener
 		c, err = rd.open(ctx, v)
 		if err != nil && !errors.Is(err, record.ErrNoContent) && !errors.Is(err, record.ErrNoKey) {
 			return v, c, "", err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/starts"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/logfile"
@@ -30,6 +31,8 @@ type source interface {
 	// Records calls do for each stored record of the box from an index on, in order. With follow it goes on until ctx ends.
 	Records(ctx context.Context, id record.BoxID, from uint64, follow bool, do func(record.Published) error) error
 	Size(record.BoxID) (uint64, error)
+	// Starts are what was found of the starts of the box.
+	Starts(context.Context, record.BoxID) ([]starts.Start, error)
 	Close() error
 }
 
@@ -45,7 +48,7 @@ func openSource(d facility.Dir) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence()})
+	s := store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence(), Starts: d.Starts()})
 	return &fileSource{s, d.Registry(), unlock}, nil
 }
 
@@ -73,6 +76,14 @@ func (s storeSource) Size(id record.BoxID) (uint64, error) {
 		return 0, unknownBox{id.String()}
 	}
 	return b.Size(), nil
+}
+
+func (s storeSource) Starts(_ context.Context, id record.BoxID) ([]starts.Start, error) {
+	b := s.store.Find(id)
+	if b == nil {
+		return nil, unknownBox{id.String()}
+	}
+	return b.Starts(), nil
 }
 
 func (storeSource) Close() error { return nil }
@@ -135,6 +146,14 @@ func (s *fileSource) Size(id record.BoxID) (uint64, error) {
 		return 0, err
 	}
 	return b.Size(), nil
+}
+
+func (s *fileSource) Starts(_ context.Context, id record.BoxID) ([]starts.Start, error) {
+	b, err := s.box(id)
+	if err != nil {
+		return nil, err
+	}
+	return b.Starts(), nil
 }
 
 func (s *fileSource) Close() error {
@@ -283,6 +302,18 @@ func (s socketSource) status(ctx context.Context) (*status, error) {
 	return &st, json.NewDecoder(io.LimitReader(a.Body, 16<<20)).Decode(&st)
 }
 
+func (s socketSource) Starts(ctx context.Context, id record.BoxID) (all []starts.Start, err error) {
+	a, err := s.get(ctx, "/starts?"+url.Values{"box": {id.String()}}.Encode())
+	if errors.As(err, &unknownBox{}) {
+		return nil, unknownBox{id.String()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer a.Body.Close()
+	return all, json.NewDecoder(io.LimitReader(a.Body, 256<<20)).Decode(&all)
+}
+
 func (socketSource) Close() error { return nil }
 
 // socketName is a name of the peer's socket that is short enough for the kernel (108 bytes); done after use.
@@ -298,6 +329,17 @@ func socketName(d facility.Dir) (name string, done func(), err error) {
 }
 
 // serveRecords answers /records on the socket.
+func (p *peer) serveStarts(w http.ResponseWriter, q *http.Request) {
+	id, err := record.ParseBoxID(q.FormValue("box"))
+	b := p.store.Find(id)
+	if err != nil || b == nil {
+		http.Error(w, fmt.Sprintf("box %q is not registered here", q.FormValue("box")), http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(b.Starts())
+}
+
 func (p *peer) serveRecords(w http.ResponseWriter, q *http.Request) {
 	id, err := record.ParseBoxID(q.FormValue("box"))
 	b := p.store.Find(id)

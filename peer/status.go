@@ -19,6 +19,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/ingest"
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/starts"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record/evidence"
 )
@@ -44,6 +45,7 @@ type boxStatus struct {
 	Quarantined int    `json:"quarantine"` // files
 	Evidence    int    `json:"evidence"`   // files
 	Cosigned    int    `json:"cosigned"`   // peers that have cosigned all of these records, this one among them
+	Start       string `json:"start"`      // what its last start is taken for (starts.Verdict); "" none is known
 }
 
 // condition is something that a person should know. It holds no patient data.
@@ -60,7 +62,7 @@ const standing = 10 * time.Second
 
 func (p *peer) status() *status {
 	p.mu.Lock()
-	state, broken, lastLink, untaken, damaged, firmware := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged), maps.Clone(p.firmware)
+	state, broken, lastLink, untaken, damaged := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
 	p.mu.Unlock()
 	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
@@ -74,16 +76,11 @@ func (p *peer) status() *status {
 		if b == nil {
 			continue
 		}
-		st.add(p.dir, r, b)
+		st.add(p.dir, state, r, b)
 		for _, c := range p.witness.Cosigners(b.ID) {
 			if at := &st.Boxes[len(st.Boxes)-1]; c.Size >= at.Records {
 				at.Cosigned++
 			}
-		}
-		if why, denied := state.Firmware[firmware[b.ID]]; denied && r.Cut() == "" {
-			st.Conditions = append(st.Conditions, condition{"firmware-denied", r.Box, "critical",
-				fmt.Sprintf("This box runs the firmware %q, which the registry denies: %s. Its records are still taken.", firmware[b.ID], why),
-				"Update the box; until then stop it with vitalpeer box suspend " + r.Box + ", if what is wrong with that firmware asks for it."})
 		}
 		if d, found := damaged[b.ID]; found && mended(b, d) {
 			p.mu.Lock()
@@ -185,10 +182,11 @@ func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []
 	return all
 }
 
-func (st *status) add(d facility.Dir, r *registry.Registration, b *store.Box) {
+func (st *status) add(d facility.Dir, s *registry.State, r *registry.Registration, b *store.Box) {
 	q := files(filepath.Join(d.Quarantine(), r.ID().Facility, r.ID().Name), ".json")
 	e := files(filepath.Join(d.Evidence(), r.ID().Facility, r.ID().Name), ".json")
-	st.Boxes = append(st.Boxes, boxStatus{r.Box, r.Protection(), r.Revoked != nil, b.Size(), b.Pending(), q, e, 0})
+	st.Boxes = append(st.Boxes, boxStatus{r.Box, r.Protection(), r.Revoked != nil, b.Size(), b.Pending(), q, e, 0, ""})
+	st.starts(s, r, b)
 	if q > 0 {
 		st.Conditions = append(st.Conditions, condition{"quarantine", r.Box, "warning",
 			fmt.Sprintf("%d messages of this box were refused and set aside.", q), "Read the notes in " + d.Quarantine() + "."})
@@ -199,6 +197,40 @@ func (st *status) add(d facility.Dir, r *registry.Registration, b *store.Box) {
 			"Find out why they are refused; move what is in " + filepath.Join(d.Quarantine(), r.Box) + " elsewhere and restart vitalpeer."})
 	}
 	st.contradictions(d, r)
+}
+
+// starts are the conditions of a box whose last start is not what it should be.
+func (st *status) starts(s *registry.State, r *registry.Registration, b *store.Box) {
+	all := b.Starts()
+	if len(all) == 0 {
+		return
+	}
+	last := all[len(all)-1]
+	st.Boxes[len(st.Boxes)-1].Start = string(last.Verdict)
+	if name, why, denied := last.Firmware(s.Firmware); denied && r.Cut() == "" {
+		st.Conditions = append(st.Conditions, condition{"firmware-denied", r.Box, "critical",
+			fmt.Sprintf("This box runs the firmware %q, which the registry denies as %q: %s. Its records are still taken.", last.Software, name, why),
+			"Update the box; until then stop it with vitalpeer box suspend " + r.Box + ", if what is wrong with that firmware asks for it."})
+	}
+	if r.Cut() != "" {
+		return
+	}
+	_, since := r.ChipAt(b.Size())
+	_, c := b.Checkpoint()
+	switch proven := slices.ContainsFunc(all, func(s starts.Start) bool { return s.Verdict == starts.Attested && s.Index >= since }); {
+	case last.Verdict.Forged():
+		st.Conditions = append(st.Conditions, condition{"start-forged", r.Box, "critical",
+			fmt.Sprintf("What box %s tells of its start at record %d is not what its TPM has said (%s): %s. Its records since then are kept and shown to nobody.", r.Box, last.Index, last.Verdict, last.Why),
+			"Chart by hand at this bed. Somebody writes in the place of the box's firmware, or an emulated TPM was set back: find out who had access. Restart the box: an honest start ends this. If nobody can explain it, revoke the box (vitalpeer box revoke)."})
+	case proven && last.Verdict == starts.Claimed:
+		st.Conditions = append(st.Conditions, condition{"start-unproven", r.Box, "warning",
+			fmt.Sprintf("The TPM of this box has attested earlier starts, and not the last one, at record %d: its counters and its firmware are its own word. %s", last.Index, last.Why),
+			"If the box was set back to an older release, update it. Otherwise look at its own status page, and restart it."})
+	case last.Verdict == starts.Attested && (c.Counter != last.Counter || c.Boot != last.Resets):
+		st.Conditions = append(st.Conditions, condition{"start-unproven", r.Box, "warning",
+			fmt.Sprintf("This box signs in another run of its TPM (counter %d, reset %d) than the last that the TPM has attested (%d, %d).", c.Counter, c.Boot, last.Counter, last.Resets),
+			"It passes by itself if the box has just started. Otherwise look at its own status page, and restart it."})
+	}
 }
 
 // contradictions are the conditions of a box whose log was bent.
@@ -218,7 +250,7 @@ func (st *status) contradictions(d facility.Dir, r *registry.Registration) {
 				"; this condition ends when the files of both are moved elsewhere."})
 	} else if kinds[evidence.Rollback] > 0 {
 		st.Conditions = append(st.Conditions, condition{"rollback", r.Box, "critical",
-			"The chip of box " + r.Box + ", or what stands in for one, was set back: its counters went back while its log went on. Its records are stored and shown.",
+			"The chip of box " + r.Box + ", or what stands in for one, was set back: its counters went back while its log went on. Its records are stored.",
 			"A chip cannot be set back, an emulated one can, by whoever has its files. Find out who restored the box; if nobody did, revoke it (vitalpeer box revoke). The evidence is in " + proofs +
 				" (vitalpeer evidence verify FILE says what it shows); this condition ends when its files are moved elsewhere."})
 	}
@@ -285,7 +317,7 @@ func (c *statusCmd) Run(ctx context.Context) error {
 				st.Conditions = append(st.Conditions, condition{"store-failed", r.Box, "critical", err.Error() + ".", "Run vitalpeer fsck."})
 				continue
 			}
-			st.add(c.dir(), r, b)
+			st.add(c.dir(), &state, r, b)
 		}
 		st.finish()
 	}
@@ -314,10 +346,14 @@ func (st *status) print(out io.Writer) error {
 		if st.Running {
 			cosigned = fmt.Sprintf("cosigned by %d", b.Cosigned)
 		}
+		start := ""
+		if b.Start != "" {
+			start = "start " + b.Start
+		}
 		if b.Revoked {
 			revoked = "revoked"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d records\t%d pending\t%d refused\t%d evidence\t%s\t%s\n", b.Box, b.Protection, b.Records, b.Pending, b.Quarantined, b.Evidence, cosigned, revoked)
+		fmt.Fprintf(w, "%s\t%s\t%d records\t%d pending\t%d refused\t%d evidence\t%s\t%s\t%s\n", b.Box, b.Protection, b.Records, b.Pending, b.Quarantined, b.Evidence, start, cosigned, revoked)
 	}
 	err := w.Flush()
 	for _, c := range st.Conditions {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/starts"
 	"github.com/vitalgate/vitalgate/record"
 )
 
@@ -36,6 +37,7 @@ type line struct {
 	Raw        []byte          `json:"raw,omitempty"`        // base64, where there is no Bundle
 	Commitment string          `json:"commitment,omitempty"` // base64, of a sealed record
 	Sealed     string          `json:"sealed,omitempty"`     // why the content is not shown
+	Start      *starts.Start   `json:"start,omitempty"`      // what a boot leaf is taken for
 }
 
 type checkpointLine struct {
@@ -53,10 +55,30 @@ type reader struct {
 	reg      *registry.Registration
 	verifier *registry.Verifier
 	opener   *record.Opener // nil: sealed
+	starts   []starts.Start // of the box, as far as was asked
+	asked    bool
 }
 
 func newReader(src source, r *registry.Registration, opener *record.Opener) *reader {
-	return &reader{src, r, r.Verifier(), opener}
+	return &reader{source: src, reg: r, verifier: r.Verifier(), opener: opener}
+}
+
+// refuses says why no reader gets a record with this header; "" where they do. Records must come in their order.
+func (r *reader) refuses(ctx context.Context, h record.Header) (string, error) {
+	if reason := r.reg.Refuses(h); reason != "" {
+		return "the registry does not grant it to the box (" + reason + ")", nil
+	}
+	if !r.asked || h.Kind == record.KindBoot {
+		all, err := r.source.Starts(ctx, r.reg.ID())
+		if err != nil {
+			return "", err
+		}
+		r.starts, r.asked = all, true
+	}
+	if s := starts.Withheld(r.starts, h.Index); s != nil && !h.Kind.Control() {
+		return fmt.Sprintf("the TPM of the box has not said what the box tells of its start at record %d (%s)", s.Index, s.Verdict), nil
+	}
+	return "", nil
 }
 
 // open is the content of a record. Where the epoch's leaf was not seen yet, it is fetched from the store.
@@ -90,8 +112,8 @@ func (r *reader) line(ctx context.Context, p record.Published, all bool) (l line
 		return l, false, fmt.Errorf("record %d of box %s in the store does not verify: %w; see vitalpeer verify and fsck", p.Index, r.reg.Box, err)
 	}
 	h, c := v.Header(), v.Checkpoint()
-	if r.reg.Refuses(h) != "" {
-		return l, false, nil
+	if why, err := r.refuses(ctx, h); err != nil || why != "" {
+		return l, false, err
 	}
 	l = line{Box: h.Box.String(), Index: h.Index, Kind: h.Kind, Protection: r.reg.Protection(), Patient: h.Patient,
 		Observed: timeOrNil(h.Observed), Arrived: timeOrNil(h.Arrived),
@@ -99,6 +121,9 @@ func (r *reader) line(ctx context.Context, p record.Published, all bool) (l line
 	if h.Kind.Control() {
 		if r.opener != nil && h.Kind == record.KindEpoch {
 			r.opener.Open(v) // learns the epoch, or that there is no key for it
+		}
+		if h.Kind == record.KindBoot {
+			l.Start = starts.At(r.starts, h.Index)
 		}
 		return l, all, nil
 	}

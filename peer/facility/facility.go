@@ -55,6 +55,7 @@ func (d Dir) Store() string      { return d.at("store") }
 func (d Dir) Cursors() string    { return d.at("cursors") }
 func (d Dir) Quarantine() string { return d.at("quarantine") }
 func (d Dir) Evidence() string   { return d.at("evidence") }
+func (d Dir) Starts() string     { return d.at("starts") }
 func (d Dir) Nats() string       { return d.at("streams") }
 func (d Dir) Trust() string      { return d.at("trust") }     // whose word for a TPM is believed, beside the makers of chips
 func (d Dir) Questions() string  { return d.at("questions") } // to boxes that want to be enrolled

@@ -41,6 +41,7 @@ type Box struct {
 	clock  uint64
 	last   record.Checkpoint
 	Starts uint64             // as its chip counts them; 0 is taken for 1
+	Resets uint32             // of its chip; 0 is taken for 1
 	Log    []record.Published // everything that it has signed
 }
 
@@ -175,7 +176,7 @@ func (b *Box) Append(leaves ...record.Leaf) []record.Published {
 		b.tree.Append(l)
 	}
 	b.clock++
-	b.last = record.Checkpoint{Origin: b.ID.Origin(), Size: b.tree.Size(), Root: b.tree.Root(), Boot: 1, Clock: b.clock,
+	b.last = record.Checkpoint{Origin: b.ID.Origin(), Size: b.tree.Size(), Root: b.tree.Root(), Boot: max(b.Resets, 1), Clock: b.clock,
 		Counter: max(b.Starts, 1), Protection: "software"}
 	sc, err := b.last.Sign(b.Data)
 	if err != nil {
@@ -193,7 +194,7 @@ func (b *Box) Append(leaves ...record.Leaf) []record.Published {
 func (b *Box) Restart() []record.Published {
 	b.t.Helper()
 	b.Starts = max(b.Starts, 1) + 1
-	boot, err := b.sealer.Boot(b.tree.Size(), record.Boot{Resets: 1, Counter: b.Starts, Protection: "software", Software: "test", LastSize: b.last.Size, LastRoot: b.last.Root})
+	boot, err := b.sealer.Boot(b.tree.Size(), record.Boot{Resets: max(b.Resets, 1), Counter: b.Starts, Protection: "software", Software: "test", LastSize: b.last.Size, LastRoot: b.last.Root})
 	if err != nil {
 		b.t.Fatal(err)
 	}

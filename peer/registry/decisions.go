@@ -435,7 +435,7 @@ func (d *Rekey) apply(s *State, _ Entry) error {
 		if err := s.claim("box "+d.Box, d.DataKey, d.NKey, d.TLSKey); err != nil {
 			return err
 		}
-		r.Earlier = append(slices.Clone(r.Earlier), KeyPeriod{r.DataKey, d.From})
+		r.Earlier = append(slices.Clone(r.Earlier), KeyPeriod{r.DataKey, r.Attested, d.From})
 		r.DataKey, r.TLSKey, r.NKey, r.Claim, r.Software, r.Chip, r.Attested = d.DataKey, d.TLSKey, d.NKey, d.Claim, d.Software, d.Chip, d.Attested
 		if r.Suspended != nil && r.Suspended.Denied {
 			r.Suspended = nil
@@ -473,7 +473,7 @@ func (d *DenyChip) apply(s *State, at Entry) error {
 
 // DenyFirmware lets no box in with that firmware, and names those that run it.
 type DenyFirmware struct {
-	Firmware string `json:"firmware"` // its version, as boxes tell it
+	Firmware string `json:"firmware"` // its version, as boxes tell it, or its measurement ([MeasuredFirmware])
 	Reason   string `json:"reason"`
 }
 
@@ -485,7 +485,23 @@ func (d *DenyFirmware) check() error {
 	if d.Firmware == "" || len(d.Firmware) > 200 {
 		return errors.New("firmware: give its version, of at most 200 characters")
 	}
+	if _, ok := MeasuredFirmware(d.Firmware); !ok && strings.HasPrefix(d.Firmware, measured) {
+		return errors.New("firmware: after pcr11: stand 64 lower-case hex digits")
+	}
 	return checkReason(d.Reason)
+}
+
+const measured = "pcr11:"
+
+// MeasuredFirmware is the value of PCR 11 that a deny-list names, as "pcr11:" and hex: what a release measures itself to, or what a box
+// quotes that runs it.
+func MeasuredFirmware(name string) (value []byte, ok bool) {
+	digits, ok := strings.CutPrefix(name, measured)
+	if !ok || checkDigest(digits) != nil {
+		return nil, false
+	}
+	value, err := hex.DecodeString(digits)
+	return value, err == nil
 }
 
 func (d *DenyFirmware) apply(s *State, _ Entry) error {

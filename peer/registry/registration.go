@@ -67,8 +67,9 @@ func (a *Attested) check(chip string) error {
 
 // KeyPeriod is a data key that signed the records up to (not including) Until.
 type KeyPeriod struct {
-	DataKey string `json:"data_key"`
-	Until   uint64 `json:"until"`
+	DataKey  string    `json:"data_key"`
+	Attested *Attested `json:"attested,omitempty"` // what its chip had proven
+	Until    uint64    `json:"until"`
 }
 
 // Suspension stops a box until it is resumed: what it has signed meanwhile is taken then.
@@ -109,6 +110,23 @@ func (r *Registration) KeyAt(index uint64) *ecdsa.PublicKey {
 		}
 	}
 	return r.Key()
+}
+
+// ChipAt is the chip that signed at an index: the public area of its attestation key, nil where nothing was proven of it, and the
+// first index that it signed.
+func (r *Registration) ChipAt(index uint64) (lak []byte, since uint64) {
+	a := r.Attested
+	for _, e := range r.Earlier {
+		if index < e.Until {
+			a = e.Attested
+			break
+		}
+		since = e.Until
+	}
+	if a != nil {
+		lak = a.LAK
+	}
+	return lak, since
 }
 
 // Cut says why the box may not connect: "revoked" or "suspended"; "" where it may.

@@ -89,18 +89,18 @@ func (a *aside) put(name string, note any, files map[string][]byte) (kept bool, 
 	return true, a.create(name+".json", append(text, '\n'))
 }
 
+// create makes a file, which others see whole or not at all.
 func (a *aside) create(name string, b []byte) error {
-	f, err := os.OpenFile(filepath.Join(a.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // the same record came again
+	path := filepath.Join(a.dir, name)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err // nil where the same record came again
 	}
-	if err != nil {
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
 		return err
 	}
-	_, err = f.Write(b)
 	a.files++
 	a.bytes += len(b)
-	return errors.Join(err, f.Close())
+	return os.Rename(path+".new", path)
 }
 
 // refuse sets a message aside.

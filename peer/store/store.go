@@ -17,6 +17,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/starts"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/logfile"
 )
@@ -44,6 +45,7 @@ type Store struct {
 	dir        string
 	quarantine string
 	evidence   string
+	starts     string
 	log        logfile.Options
 	patience   time.Duration
 
@@ -56,6 +58,7 @@ type Options struct {
 	Dir        string // the logs
 	Quarantine string
 	Evidence   string
+	Starts     string // what was found of the starts of boxes; "" looks it up in the logs each time
 
 	SegmentBytes int64         // of a log file; 0 for the usual
 	Patience     time.Duration // with missing records; 0 is DefaultPatience
@@ -63,7 +66,7 @@ type Options struct {
 
 // New makes a store. Nothing is opened yet.
 func New(o Options) *Store {
-	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence,
+	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence, starts: o.Starts,
 		log: logfile.Options{SegmentBytes: o.SegmentBytes}, patience: cmp.Or(o.Patience, DefaultPatience), boxes: map[record.BoxID]*Box{}}
 }
 
@@ -87,6 +90,12 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 	b.registration.Store(r)
 	b.aside = newAside(filepath.Join(s.quarantine, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
 	b.proofs = newAside(filepath.Join(s.evidence, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
+	if s.starts != "" {
+		b.startsFile = filepath.Join(s.starts, id.Facility, id.Name+".json")
+	}
+	if err := b.recall(); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
 	s.boxes[id] = b
 	return b, nil
 }
@@ -144,6 +153,10 @@ type Box struct {
 
 	patience time.Duration
 	waits    waiting
+
+	startsMu   sync.Mutex
+	noted      noted
+	startsFile string
 
 	gapMu sync.Mutex
 	gaps  []Gap
@@ -224,6 +237,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 	b.verifier.Follow(reg)
 	b.mine.Follow(reg)
 	fresh, completed := 0, false
+	var begun []starts.Start
 	for i, m := range messages {
 		p, refusal := record.ParsePublished(m.Data)
 		var v record.Verified
@@ -286,6 +300,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 		b.bytes += len(p.Leaf)
 		if c := v.Checkpoint(); c.Size == b.tree.Size() {
 			b.counters(from, c)
+			begun = append(begun, b.judge(b.pending)...)
 			if err = b.append(p.Checkpoint, c); err != nil {
 				break
 			}
@@ -305,6 +320,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 		return early, err
 	}
 	b.trouble = nil
+	b.began(from, begun)
 	metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome="stored",from=%q}`, b.ID, sourceKind(from))).Add(fresh)
 	b.grownMu.Lock()
 	close(b.grown)
@@ -362,6 +378,7 @@ func (b *Box) fail(err error) {
 	}
 	b.pending, b.bytes = nil, 0
 	b.tree, b.recent = b.log.Tree(), recent{}
+	b.unjudge()
 }
 
 // again handles a record at an index that is known: the same one is dropped, another one, or one after another log, is evidence.
@@ -482,6 +499,7 @@ func (b *Box) close() error {
 		b.old.Close()
 	}
 	b.err = errors.New("the store is closed")
+	b.note()
 	return b.log.Close()
 }
 

@@ -2,8 +2,6 @@ package store
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,16 +109,10 @@ func (b *Box) note() {
 }
 
 // recall reads what was noted of the starts, and looks through the log for those that were not.
-func (b *Box) recall() error {
+func (b *Box) recall() {
 	text, err := os.ReadFile(b.startsFile)
-	if b.startsFile == "" {
-		err = os.ErrNotExist
-	}
-	if err == nil && (json.Unmarshal(text, &b.noted) != nil || b.noted.Size > b.log.Signed()) {
-		b.noted = noted{} // damaged, or of another log
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot read the starts of box %s: %w", b.ID, err)
+	if err != nil || json.Unmarshal(text, &b.noted) != nil || b.noted.Size > b.log.Signed() {
+		b.noted = noted{} // nothing was noted, it is damaged, or of another log
 	}
 	var at []uint64 // of boot leaves
 	size := b.log.Signed()
@@ -142,5 +134,4 @@ func (b *Box) recall() error {
 	if len(at) > 0 {
 		b.note()
 	}
-	return nil
 }

@@ -93,9 +93,7 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 	if s.starts != "" {
 		b.startsFile = filepath.Join(s.starts, id.Facility, id.Name+".json")
 	}
-	if err := b.recall(); err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
+	b.recall()
 	s.boxes[id] = b
 	return b, nil
 }

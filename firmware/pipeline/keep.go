@@ -84,6 +84,9 @@ type start struct {
 // start is about the log as it was found: nothing of the run is signed yet.
 func (p *Pipeline) start(boot tpm.Boot) *start {
 	last := p.Spool.LastCheckpoint()
+	if last.Size == 0 {
+		last.Root = record.Tree{}.Root()
+	}
 	kept := make(chan struct{})
 	s := &start{record.Boot{Protection: p.Protection, Software: p.Software, LastSize: last.Size, LastRoot: last.Root}, kept, sync.OnceFunc(func() { close(kept) })}
 	s.setRun(boot)

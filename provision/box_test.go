@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -27,17 +28,13 @@ func TestWhatWasNotFound(t *testing.T) {
 			if err != nil {
 				return
 			}
+			c.Read(make([]byte, 1<<14))
 			c.Write([]byte("220 mail.example ESMTP\r\n"))
+			io.Copy(io.Discard, c)
 			c.Close()
 		}
 	}()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := free.Addr().String()
-	free.Close()
-	for address, want := range map[string]string{lis.Addr().String(): "first record does not look like a TLS handshake", closed: "no box listens at it", "box.invalid": "cannot reach the box at box.invalid:8471"} {
+	for address, want := range map[string]string{lis.Addr().String(): "first record does not look like a TLS handshake", "box.invalid": "cannot reach the box at box.invalid:8471"} {
 		var known protocol.Box
 		err := newBox(address, aLabel(), nil).call(t.Context(), "GET", protocol.PathBox, nil, &known)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -48,6 +45,7 @@ func TestWhatWasNotFound(t *testing.T) {
 		return &url.Error{Op: "Get", URL: "https://x", Err: &net.OpError{Op: "dial", Err: err}}
 	}
 	for want, err := range map[string]error{
+		"no box listens at it":   wrap(os.NewSyscallError("connect", syscall.ECONNREFUSED)),
 		"no way to that address": wrap(os.NewSyscallError("connect", syscall.EHOSTUNREACH)),
 		"nothing answers":        wrap(os.ErrDeadlineExceeded),
 		"nobody knows":           wrap(&net.DNSError{Err: "no such host", Name: "box.invalid"}),

@@ -289,7 +289,7 @@ func plot(samples []sample) string {
 		y0 := top + p*(height+gap)
 		fmt.Fprintf(&b, `<text x="%d" y="%d" font-weight="bold">%s</text>`, left, y0-6, panel.title)
 		fmt.Fprintf(&b, `<path d="M%d %dv%dh%d" fill="none" stroke="#888"/>`, left, y0, height, width)
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%.4g</text><text x="%d" y="%d" text-anchor="end">0</text>`+"\n", left-6, y0+10, most, left-6, y0+height)
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%.0f</text><text x="%d" y="%d" text-anchor="end">0</text>`+"\n", left-6, y0+10, most, left-6, y0+height)
 		for k, c := range panel.curves {
 			fmt.Fprintf(&b, `<text x="%d" y="%d" fill="%s">%s</text>`, left+width-130*(len(panel.curves)-k), y0-6, c.colour, c.name)
 			fmt.Fprintf(&b, `<polyline fill="none" stroke="%s" points="`, c.colour)

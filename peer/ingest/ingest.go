@@ -45,6 +45,8 @@ type Ingest struct {
 	Dir    string // of the cursors
 	Log    *slog.Logger
 
+	jumped uint64 // message before which others did not come, though they were asked for again
+
 	mu     sync.Mutex
 	state  State
 	stream jetstream.Stream // as last opened
@@ -154,12 +156,13 @@ type position struct {
 	cursor
 	looked time.Time // when the size of the stream was last seen
 	taken  int64     // about how many bytes were taken in since then
+	seen   uint64    // the last message that came
 	large  int       // bytes of the largest message of the last group
 	gap    uint64    // lowest index that was met beyond a gap; the cursor stays before it
 	early  bool      // there is such a gap
 }
 
-var errRewind = errors.New("the gap is filled")
+var errRewind = errors.New("the stream is to be read again from the cursor")
 
 // Run takes in the stream until ctx ends. It returns no error but that of ctx: everything else is tried again.
 func (g *Ingest) Run(ctx context.Context) error {
@@ -197,6 +200,7 @@ func (g *Ingest) read(ctx context.Context) error {
 	if at.cursor, err = g.start(ctx, s); err != nil {
 		return err
 	}
+	at.seen = at.Sequence
 	g.mu.Lock()
 	g.stream = s
 	g.mu.Unlock()
@@ -319,6 +323,13 @@ func (g *Ingest) take(group []jetstream.Msg, at *position) error {
 			return fmt.Errorf("cannot read the stream: %w", err)
 		}
 		sequences[i] = meta.Sequence.Stream
+		// What the server has sent when a request is given up is lost to this consumer, and stands in the stream.
+		if missed := sequences[i] != at.seen+1; missed && sequences[i] != g.jumped {
+			g.jumped = sequences[i]
+			g.Log.Info("messages of a stream did not come through; they are read again", "box", g.Box.ID.String(), "from", at.seen+1, "to", sequences[i])
+			return errRewind
+		}
+		at.seen = sequences[i]
 		messages[i] = store.Message{Data: m.Data(), Label: fmt.Sprintf("seq-%d", sequences[i])}
 	}
 	early, err := g.Box.Add("stream", messages)

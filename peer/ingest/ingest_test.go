@@ -246,6 +246,40 @@ func TestRecordsBeyondAGapStayInTheStream(t *testing.T) {
 	})
 }
 
+// Messages that the server has sent and that did not come through, as when a request is given up on a slow machine, are not taken for
+// records that the box never sent: they are read again.
+func TestMessagesThatDidNotComeThroughAreReadAgain(t *testing.T) {
+	w := newWard(t, 16)
+	w.box.Publish(w.nc, w.box.Record(20))
+	s, err := w.work.Stream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Fetch(len(w.box.Log), jetstream.FetchMaxWait(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group []jetstream.Msg
+	for m := range got.Messages() {
+		group = append(group, m)
+	}
+	if len(group) != len(w.box.Log) {
+		t.Fatalf("%d of %d messages came", len(group), len(w.box.Log))
+	}
+	if err := w.work.take(append(group[:5:5], group[8:]...), &position{}); err != errRewind {
+		t.Fatalf("that messages are missing ends in %v", err)
+	}
+	w.start()
+	w.stored()
+	if s := w.work.State(); s.Gap != nil {
+		t.Errorf("a gap is seen: %+v", s.Gap)
+	}
+}
+
 // The cursor is believed only of the stream that it was kept of: a stream that was lost and begun anew has other messages
 // at the same place, and is read from its beginning.
 func TestCursorOfAnotherStreamIsNotBelieved(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -96,6 +97,59 @@ func TestEnrolByEvidence(t *testing.T) {
 	}
 	if reg.Attested.Class != "emulated" || reg.Attested.Maker != "swtpm" || len(reg.Attested.LAK) == 0 || len(reg.Chip) != 64 {
 		t.Errorf("the registry says %+v", reg)
+	}
+
+	// The box runs: its TPM attests the start, and the peer believes that.
+	config, err := os.ReadFile(at("gw1.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(at("gw1.toml"), append([]byte("[network]\ngrant = \""+at("gw1.grant.json")+"\"\n"), config...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	running := func(args ...string) (stop func()) {
+		t.Helper()
+		cmd := exec.CommandContext(ctx, filepath.Join(bin, args[0]), args[1:]...)
+		cmd.Dir, cmd.Stderr = dir, t.Output()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return sync.OnceFunc(func() {
+			cmd.Process.Signal(os.Interrupt)
+			cmd.Wait()
+		})
+	}
+	stopHub := running("vitalpeer", "run", "--data", "hub")
+	defer stopHub()
+	stopBox := running("vitalgate", "run", "-c", "gw1.toml")
+	defer stopBox()
+	for {
+		var st struct{ Boxes []struct{ Box, Start string } }
+		out, _ := run("vitalpeer", "status", "--json", "--data", "hub") // not yet, or not well
+		if json.Unmarshal([]byte(out), &st) == nil && len(st.Boxes) == 1 && st.Boxes[0].Start == "attested" {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the start is not attested: %s", out)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	stopBox()
+	if out := do("vitalpeer", "verify", "--data", "hub"); !strings.Contains(out, "1 starts: 1 attested by the TPM, 0 claimed") {
+		t.Errorf("verify, of a running peer: %s", out)
+	}
+	stopHub()
+	if out := do("vitalpeer", "verify", "--data", "hub"); !strings.Contains(out, "1 starts: 1 attested by the TPM, 0 claimed") {
+		t.Errorf("verify: %s", out)
+	}
+	do("vitalpeer", "export", "f1/gw1", "--data", "hub", "-o", "proof")
+	if python, err := exec.LookPath("python3"); err == nil {
+		leaf := at("proof/000000000000")
+		cmd := exec.CommandContext(ctx, python, at("proof/verify.py"), at("proof/box.pem"), leaf+".leaf", leaf+".tlog-proof", "f1/gw1", at("proof/lak.pem"))
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "the TPM attests its start: counter ") {
+			t.Errorf("verify.py: %v %s", err, out)
+		}
 	}
 
 	// The chip is named: it can be denied, and it is nobody else's.

@@ -45,8 +45,6 @@ type Ingest struct {
 	Dir    string // of the cursors
 	Log    *slog.Logger
 
-	jumped uint64 // message before which others did not come, though they were asked for again
-
 	mu     sync.Mutex
 	state  State
 	stream jetstream.Stream // as last opened
@@ -296,7 +294,7 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 			group = append(group, m)
 		}
 		if len(group) > 0 {
-			if err := g.take(group, at); err != nil {
+			if err := g.take(ctx, s, group, at); err != nil {
 				return err
 			}
 			g.at(at)
@@ -314,7 +312,7 @@ func (g *Ingest) fetch(ctx context.Context, s jetstream.Stream, c jetstream.Cons
 
 // take offers messages to the store. The cursor stays before the first that lies beyond a gap; when the gap is filled,
 // the stream is read again from there.
-func (g *Ingest) take(group []jetstream.Msg, at *position) error {
+func (g *Ingest) take(ctx context.Context, stream jetstream.Stream, group []jetstream.Msg, at *position) error {
 	messages := make([]store.Message, len(group))
 	sequences := make([]uint64, len(group))
 	for i, m := range group {
@@ -323,11 +321,15 @@ func (g *Ingest) take(group []jetstream.Msg, at *position) error {
 			return fmt.Errorf("cannot read the stream: %w", err)
 		}
 		sequences[i] = meta.Sequence.Stream
-		// What the server has sent when a request is given up is lost to this consumer, and stands in the stream.
-		if missed := sequences[i] != at.seen+1; missed && sequences[i] != g.jumped {
-			g.jumped = sequences[i]
-			g.Log.Info("messages of a stream did not come through; they are read again", "box", g.Box.ID.String(), "from", at.seen+1, "to", sequences[i])
-			return errRewind
+		if sequences[i] != at.seen+1 {
+			// What the server has sent when a request is given up is lost to this consumer, and stands in the stream.
+			switch _, err := stream.GetMsg(ctx, sequences[i]-1); {
+			case err == nil:
+				g.Log.Info("messages of a stream did not come through; they are read again", "box", g.Box.ID.String(), "from", at.seen+1, "to", sequences[i])
+				return errRewind
+			case !errors.Is(err, jetstream.ErrMsgNotFound):
+				return fmt.Errorf("cannot read the stream: %w", err)
+			}
 		}
 		at.seen = sequences[i]
 		messages[i] = store.Message{Data: m.Data(), Label: fmt.Sprintf("seq-%d", sequences[i])}

@@ -270,7 +270,7 @@ func TestMessagesThatDidNotComeThroughAreReadAgain(t *testing.T) {
 	if len(group) != len(w.box.Log) {
 		t.Fatalf("%d of %d messages came", len(group), len(w.box.Log))
 	}
-	if err := w.work.take(append(group[:5:5], group[8:]...), &position{}); err != errRewind {
+	if err := w.work.take(t.Context(), s, append(group[:5:5], group[8:]...), &position{}); err != errRewind {
 		t.Fatalf("that messages are missing ends in %v", err)
 	}
 	w.start()

@@ -607,7 +607,10 @@ func TestCapturedBox(t *testing.T) {
 	for _, n := range th.learned {
 		total += n
 	}
-	t.Logf("%d attacks; learned %d bytes: %s; written elsewhere: nothing (%d parts of the peer's state compared, %d messages heard)", attacks, total, counted(th.learned), len(after), w.seen)
+	w.mu.Lock()
+	seen := w.seen
+	w.mu.Unlock()
+	t.Logf("%d attacks; learned %d bytes: %s; written elsewhere: nothing (%d parts of the peer's state compared, %d messages heard)", attacks, total, counted(th.learned), len(after), seen)
 	t.Logf("answers:\n%s", answers.String())
 }
 

@@ -47,7 +47,7 @@ type box struct {
 	server  *maintain.Server
 	firm    *attestation.Firmware
 	hung    bool          // before this start; the watchdog restarted it
-	trial   atomic.Bool   // written by judge, read for tools
+	trial   atomic.Bool   // written by judge, read for tools and when the folder is handed over
 	ended   chan struct{} // closed when the line has ended; nil while there is none
 	again   chan string   // why the box is to restart
 
@@ -57,7 +57,7 @@ type box struct {
 // Main runs the box. It does not return: at its end the machine restarts.
 func Main(log *slog.Logger) {
 	b := &box{log: log, again: make(chan string, 1), slots: update.UEFI{Dir: efiVariables}, work: &worker{log: log}}
-	b.work.system = b.system
+	b.work.system, b.work.trial = b.system, b.trial.Load
 	ctx, stop := context.WithCancel(context.Background())
 	why := b.run(ctx)
 	log.Warn("the box restarts", "why", why)

@@ -3,6 +3,7 @@ package appliance
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -126,6 +127,82 @@ func TestTheButtonMustBeHeld(t *testing.T) {
 	}
 }
 
+// A release on trial works in the folder of one that knows nothing of its mode 0710, and leaves it as that release needs it. It takes
+// back what the line has too much when it is kept.
+func TestATrialLeavesTheFolderToTheReleaseOfBefore(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // the test's own folder
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	write := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if err := os.WriteFile(at(name), []byte(name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	is := func(name string, mode fs.FileMode, user uint32) {
+		t.Helper()
+		about, err := os.Stat(at(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uid := about.Sys().(*syscall.Stat_t).Uid; about.Mode().Perm() != mode || uid != user {
+			t.Errorf("%q: mode %v of user %d, want %v of %d", name, about.Mode().Perm(), uid, mode, user)
+		}
+	}
+	line := func(command string, may bool) {
+		t.Helper()
+		cmd := exec.Command("/bin/sh", "-c", command)
+		cmd.Dir = "/"
+		cmd.Env = []string{"BOX=" + dir, "PATH=" + os.Getenv("PATH")}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: workUser, Gid: workUser}}
+		if out, err := cmd.CombinedOutput(); (err == nil) != may {
+			t.Errorf("the line, %s: %v %s", command, err, out)
+		}
+	}
+	const works = "cat $BOX/config.toml $BOX/grant.json && touch $BOX/data/log/next"
+	if err := errors.Join(os.Chmod(dir, 0o700), os.MkdirAll(at("data/log"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	write("link.key", "claim", "config.toml", "grant.json", "data/log/segment")
+	trial := true
+	w := &worker{trial: func() bool { return trial }}
+	for range 2 { // at each start of the line
+		if err := w.hand(dir); err != nil {
+			t.Fatal(err)
+		}
+		is(".", 0o700, workUser)
+		is("config.toml", 0o600, workUser)
+		is("link.key", 0o600, 0)
+		line(works, true)
+		line("cat $BOX/link.key", false)
+		if err := os.Remove(at("config.toml")); err != nil { // provisioned anew on trial
+			t.Fatal(err)
+		}
+		write("config.toml")
+	}
+	trial = false
+	if err := w.settle(dir); err != nil {
+		t.Fatal(err)
+	}
+	is(".", 0o710, 0)
+	is("config.toml", 0o640, 0)
+	line(works, true)
+	line("mv $BOX/config.toml $BOX/other", false)
+	trial = true // the next update: the release of before knows the mode
+	if err := w.hand(dir); err != nil {
+		t.Fatal(err)
+	}
+	is(".", 0o710, 0)
+	line(works, true)
+}
+
 // The line may read what it works by and write below data; the label and the rest of the box's folder are not its own, by whatever
 // name.
 func TestTheBoxsFolderIsNotTheLines(t *testing.T) {
@@ -149,7 +226,7 @@ func TestTheBoxsFolderIsNotTheLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // at each start
-		if err := hand(dir); err != nil {
+		if err := hand(dir, false); err != nil {
 			t.Fatal(err)
 		}
 	}

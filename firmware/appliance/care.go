@@ -48,6 +48,11 @@ func (b *box) judge(ctx context.Context) {
 				continue
 			}
 			b.trial.Store(false)
+			if b.server.Owned() {
+				if err := b.work.settle(boxFolder); err != nil {
+					b.log.Error(err.Error())
+				}
+			}
 			b.work.tell()
 			return
 		case failed >= mostFailures:

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -35,6 +36,9 @@ const (
 type worker struct {
 	log    *slog.Logger
 	system func() map[string]string // facts of the image, for the status page; nil: none
+
+	trial  func() bool // this release may still be given up
+	folder sync.Mutex  // held while the box's folder is handed over
 
 	mu      sync.Mutex
 	running bool
@@ -96,9 +100,29 @@ func (w *worker) state() (kept uint64, through bool, failed int) {
 	return w.kept, w.through, w.failed
 }
 
+// hand gives the line the box's folder.
+func (w *worker) hand(dir string) error {
+	w.folder.Lock()
+	defer w.folder.Unlock()
+	if err := hand(dir, w.trial()); err != nil {
+		return fmt.Errorf("cannot hand the box's folder to the line: %w", err)
+	}
+	return nil
+}
+
+// settle restricts, under the line that runs, what hand left as it was for the release of before. The trial is over.
+func (w *worker) settle(dir string) error {
+	w.folder.Lock()
+	defer w.folder.Unlock()
+	if err := restrict(dir); err != nil {
+		return fmt.Errorf("cannot take back what the line had of the box's folder on trial: %w; it is tried again when the line starts", err)
+	}
+	return nil
+}
+
 // run is maintain's Work.
 func (w *worker) run(ctx context.Context, config string) error {
-	if err := hand(boxFolder); err != nil {
+	if err := w.hand(boxFolder); err != nil {
 		return err
 	}
 	cmd := exec.Command("/init", "run", "-c", config)
@@ -169,22 +193,40 @@ func (w *worker) run(ctx context.Context, config string) error {
 // own are the files of the label in the box's folder. The line has no business with them.
 var own = []string{"link.key", "claim"}
 
-// hand gives the line what it needs of the box's folder, and no more: the folder stays the first process's, so that the line cannot
-// put another label, configuration or grant in the place of what is there; it may pass through, read the two files that it works by,
-// and write below data.
-func hand(dir string) error {
+// hand gives the line what it needs of the box's folder. On trial a folder that only one user may enter stays so, and is the line's as it
+// was: the committed release, which starts again when the trial fails, may be from before restrict, and opens no other.
+func hand(dir string, trial bool) error {
 	data := filepath.Join(dir, "data")
-	err := errors.Join(os.Lchown(dir, 0, workUser), os.Chmod(dir, 0o710), os.MkdirAll(data, 0o700))
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return err
+	}
+	about, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if trial && about.Mode().Perm() == 0o700 {
+		return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if slices.Contains(own, filepath.Base(path)) {
+				return err
+			}
+			return give(path, e, err)
+		})
+	}
+	if err := restrict(dir); err != nil {
+		return err
+	}
+	return filepath.WalkDir(data, give)
+}
+
+// restrict leaves the line no more of the box's folder than it needs: the folder is the first process's, so that the line cannot put
+// another label, configuration or grant in the place of what is there; it may pass through, read the two files that it works by, and
+// write below data.
+func restrict(dir string) error {
+	err := errors.Join(os.Lchown(dir, 0, workUser), os.Chmod(dir, 0o710))
 	for _, name := range []string{"config.toml", "grant.json"} {
 		err = errors.Join(err, show(filepath.Join(dir, name)))
 	}
-	if err == nil {
-		err = filepath.WalkDir(data, give)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot hand the box's folder to the line: %w", err)
-	}
-	return nil
+	return err
 }
 
 // show lets the line read a file of the first process.

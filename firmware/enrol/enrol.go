@@ -153,6 +153,9 @@ func seedPath(dir string, of crypto.PublicKey) (string, error) {
 	switch b, err := os.ReadFile(first + ".of"); {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := durable.WriteFile(first+".of", []byte(name)); err != nil {
+			if _, there := os.Stat(first); there == nil {
+				return first, nil // a box whose disk is full must drain it; it is noted at a later start
+			}
 			return "", fmt.Errorf("cannot keep which chip the NATS user key goes with: %w; check that the data folder is writable", err)
 		}
 		return first, nil

@@ -1,6 +1,8 @@
 package enrol
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,9 +10,13 @@ import (
 	"crypto/x509"
 	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nkeys"
 )
 
 // TestAClockThatIsBehind: a box whose clock has stopped (here it shows the year 2000) believes its leaf node all the same, and one that
@@ -62,4 +68,57 @@ func TestAClockThatIsBehind(t *testing.T) {
 			t.Error("a certificate that has ended is believed")
 		}
 	})
+}
+
+// A box of before, which had one seed and no note of its chip, goes on with that seed though its disk takes no note, and makes it when there
+// is room. A box without a seed is told.
+func TestANoteThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	chip := func() crypto.PublicKey {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key.Public()
+	}
+	first, note := filepath.Join(dir, seedFile), filepath.Join(dir, seedFile+".of")
+	obstacle := filepath.Join(note+".new", "x")
+	if err := os.MkdirAll(obstacle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	old := chip()
+	if _, err := userKey(dir, old); err == nil {
+		t.Fatal("a new box has a user key and no note of its chip")
+	}
+	kp, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := kp.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(first, seed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	is := func(of crypto.PublicKey, same bool) {
+		t.Helper()
+		got, err := userKey(dir, of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := got.Seed(); err != nil || bytes.Equal(s, seed) != same {
+			t.Errorf("the seed is that of before: %v, want %v (%v)", !same, same, err)
+		}
+	}
+	is(old, true)
+	if _, err := os.Stat(note); err == nil {
+		t.Fatal("the note is there: the test shows nothing")
+	}
+	if err := os.RemoveAll(filepath.Dir(obstacle)); err != nil {
+		t.Fatal(err)
+	}
+	is(old, true)
+	is(chip(), false)
+	is(old, true)
 }

@@ -1,9 +1,11 @@
 package pipeline_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -184,6 +186,75 @@ func TestASlowTPMDelaysNoReading(t *testing.T) {
 		}
 	}
 	t.Error("no reading was answered while the TPM stood still")
+}
+
+// late is a chip that says nothing of itself before it is let.
+type late struct {
+	*chip
+	said chan struct{}
+}
+
+func (l *late) Clock() (uint64, error) {
+	<-l.said
+	return l.chip.Clock()
+}
+
+func (l *late) Boot() tpm.Boot {
+	select {
+	case <-l.said:
+		return l.chip.Boot()
+	default:
+		return tpm.Boot{}
+	}
+}
+
+// A box that is stopped before its chip has said which run this is signs nothing in that run: no boot leaf would tell of it. The next start
+// signs what was kept, with its own.
+func TestNothingIsSignedInARunThatIsNotToldOf(t *testing.T) {
+	dir := t.TempDir()
+	var x *late
+	b := startWith(t, dir, "ihe-pcd01", 1<<24, func(c *pipeline.Config) {
+		x = &late{c.Signer.(*chip), make(chan struct{})}
+		c.Signer = x
+	})
+	wait(t, b.send(t, heartRate("L1", 1, 72)))
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); b.stop() }()
+	all := make([]byte, 1<<22)
+	keeps := func() bool {
+		return bytes.Contains(all[:runtime.Stack(all, true)], []byte("pipeline.(*Pipeline).keep("))
+	}
+	for deadline := time.Now().Add(time.Minute); keeps(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			close(x.said)
+			t.Fatal("the line does not stop")
+		}
+	}
+	close(x.said)
+	<-stopped
+	if c := b.spool.LastCheckpoint(); c.Size != 0 {
+		t.Errorf("signed without a boot leaf: %+v", c)
+	}
+
+	b = startWith(t, dir, "ihe-pcd01", 1<<24, func(c *pipeline.Config) { c.Signer = x.chip })
+	boots, at := b.bootLeaves(t, 1)
+	if boots[0].Counter != x.chip.Boot().Counter {
+		t.Errorf("the boot leaf is %+v", boots[0])
+	}
+	verifier := record.NewVerifier(id, b.key)
+	r := b.spool.Reader(0)
+	defer r.Close()
+	first, err := r.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := verifier.Verify(first[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := v.Checkpoint(); v.Header().Index != 0 || at[0] == 0 || c.Size <= at[0] || c.Counter != boots[0].Counter {
+		t.Errorf("record %d is signed by %+v, and the boot leaf stands at %d", v.Header().Index, c, at[0])
+	}
 }
 
 // swtpmOf is the process of the one emulated TPM that this test has started.

@@ -18,6 +18,10 @@ import (
 func (p *Pipeline) sign(ctx context.Context) error {
 	failing := false
 	fail := func(err error) (again bool) {
+		if ctx.Err() != nil {
+			p.Log.Warn(unsigned, "error", err)
+			return false
+		}
 		failing = true
 		if p.Health.Set(trouble(err)) {
 			p.Log.Error("cannot sign", "error", err)
@@ -134,7 +138,8 @@ func (p *Pipeline) clock(ctx context.Context) (uint64, error) {
 }
 
 // announce gives the boot leaf of a run to the keeper. It waits until that is on disk, or the disk has refused it: nothing is signed in
-// a run before what tells of the run can be signed with it. Readings are kept meanwhile.
+// a run before what tells of the run can be signed with it (docs/spec/record.md §3). Readings are kept meanwhile. A line that ends first
+// has not told of the run, and signs nothing in it.
 func (p *Pipeline) announce(ctx context.Context, boot tpm.Boot) error {
 	s := p.start(boot)
 	if p.Attestor != nil {
@@ -162,11 +167,16 @@ func (p *Pipeline) announce(ctx context.Context, boot tpm.Boot) error {
 	default:
 	}
 	p.starts <- s
-	p.booted = boot
 	select {
 	case <-s.kept:
 	case <-ctx.Done():
+		select {
+		case <-s.kept: // both are so
+		default:
+			return ctx.Err()
+		}
 	}
+	p.booted = boot
 	return nil
 }
 
@@ -182,12 +192,14 @@ func evidence(s attestation.Start) *record.BootEvidence {
 	return e
 }
 
+const unsigned = "cannot sign the last readings; they are signed at the next start"
+
 // signLast signs what was kept while the line was stopping, so that it can be published before the box stops. What it cannot
 // sign is signed at the next start.
 func (p *Pipeline) signLast(ctx context.Context) {
 	for _, ok := p.Spool.Unsigned(); ok; _, ok = p.Spool.Unsigned() {
 		if err := p.signTree(ctx); err != nil {
-			p.Log.Warn("cannot sign the last readings; they are signed at the next start", "error", err)
+			p.Log.Warn(unsigned, "error", err)
 			return
 		}
 	}

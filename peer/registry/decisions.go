@@ -236,20 +236,39 @@ func (d *Enrol) apply(s *State, at Entry) error {
 
 // Admits refuses a firmware or a chip that stands on a deny-list, and a chip that another box has. An empty chip is one that is not known.
 func (s *State) Admits(box, firmware string, chips ...string) error {
+	for _, chip := range chips {
+		if err := s.denied(chip, firmware); err != nil {
+			return err
+		}
+		for _, o := range s.Boxes {
+			if chip != "" && o.Box != box && o.Chip == chip && o.Revoked == nil {
+				return refuse(ReasonRule, "its chip is that of box %s; revoke or decommission that one first", o.Box)
+			}
+		}
+	}
+	return s.denied("", firmware)
+}
+
+// denied refuses a chip or a firmware that stands on a deny-list.
+func (s *State) denied(chip, firmware string) error {
 	if why, ok := s.Firmware[firmware]; ok {
 		return refuse(ReasonRule, "its firmware %q is denied: %s", firmware, why)
 	}
-	for _, chip := range chips {
-		if chip == "" {
-			continue
-		}
-		if why, ok := s.Chips[chip]; ok {
-			return refuse(ReasonRule, "its chip is denied: %s", why)
-		}
-		for _, o := range s.Boxes {
-			if o.Box != box && o.Chip == chip && o.Revoked == nil {
-				return refuse(ReasonRule, "its chip is that of box %s; revoke or decommission that one first", o.Box)
-			}
+	if why, ok := s.Chips[chip]; ok && chip != "" {
+		return refuse(ReasonRule, "its chip is denied: %s", why)
+	}
+	return nil
+}
+
+// advise refuses what shall be decided no more, though entries that did are in force and stay so: apply and check take them, at every peer
+// and of whatever version of this program, or a registry that was believed yesterday would be refused today.
+func (s *State) advise(d Decision) error {
+	switch d := d.(type) {
+	case *Rekey:
+		return s.Admits(d.Box, d.Software, d.Chip)
+	case *DenyFirmware:
+		if _, ok := MeasuredFirmware(d.Firmware); !ok && strings.HasPrefix(d.Firmware, measured) {
+			return refuse(ReasonRule, "after pcr11: stand 64 lower-case hex digits")
 		}
 	}
 	return nil
@@ -422,7 +441,7 @@ func (d *Rekey) check() error {
 }
 
 func (d *Rekey) apply(s *State, _ Entry) error {
-	if err := s.Admits(d.Box, d.Software, d.Chip); err != nil {
+	if err := s.denied(d.Chip, d.Software); err != nil {
 		return err
 	}
 	return s.change(d.Box, func(r *Registration) error {
@@ -484,9 +503,6 @@ func (d *DenyFirmware) Summary() string { return "deny firmware " + d.Firmware +
 func (d *DenyFirmware) check() error {
 	if d.Firmware == "" || len(d.Firmware) > 200 {
 		return errors.New("firmware: give its version, of at most 200 characters")
-	}
-	if _, ok := MeasuredFirmware(d.Firmware); !ok && strings.HasPrefix(d.Firmware, measured) {
-		return errors.New("firmware: after pcr11: stand 64 lower-case hex digits")
 	}
 	return checkReason(d.Reason)
 }

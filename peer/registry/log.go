@@ -382,6 +382,9 @@ func (l *Log) Propose(d Decision) (*Note, error) {
 		return nil, err
 	}
 	s := l.state.clone()
+	if err := s.advise(d); err != nil {
+		return nil, fmt.Errorf("cannot decide %s: %w", d.Kind(), err)
+	}
 	if err := d.apply(&s, e); err != nil {
 		return nil, fmt.Errorf("cannot decide %s: %w", d.Kind(), err)
 	}

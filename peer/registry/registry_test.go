@@ -266,7 +266,6 @@ func TestRules(t *testing.T) {
 		"a box with a denied chip is resumed":    &registry.Resume{Box: "f1/gw1"},
 		"a box is re-keyed to a denied chip":     rekey(with("f1/gw1", "3", func(e *registry.Enrol) { e.Chip = digest("f") }), 5),
 		"a box comes with another's chip":        with("f1/gw3", "3", func(e *registry.Enrol) { e.Chip = digest("d") }),
-		"a box is re-keyed to another's chip":    rekey(with("f1/gw1", "3", func(e *registry.Enrol) { e.Chip = digest("d") }), 5),
 		"a revoked box is re-keyed":              rekey(enrol(t, "f1/gw2", "3"), 5),
 		"a revocation is moved later":            &registry.Revoke{Box: "f1/gw2", Until: 11, Reason: "x"},
 		"a revocation becomes a decommissioning": &registry.Decommission{Box: "f1/gw2", Until: 3},
@@ -307,6 +306,40 @@ func TestRules(t *testing.T) {
 	decide(t, l, c, rekey(enrol(t, "f1/gw1", "4"), 5), 0)
 	if l.State().Boxes[0].Cut() != "" {
 		t.Error("a box whose denied chip was replaced stays suspended")
+	}
+}
+
+// What an earlier version of this program let administrators decide stays in force, and they can go on; it is proposed no more.
+func TestARuleThatCameLaterIsForNewDecisions(t *testing.T) {
+	c := newCouncil(t, "alice")
+	g, l := found(t, c, 1)
+	one, two, fresh := enrol(t, "f1/gw1", "a"), enrol(t, "f1/gw2", "b"), enrol(t, "f1/gw1", "c")
+	one.Chip, two.Chip = digest("e"), digest("f")
+	decide(t, l, c, one, 0)
+	decide(t, l, c, two, 0)
+	for _, d := range []registry.Decision{
+		&registry.Rekey{Box: "f1/gw1", DataKey: fresh.DataKey, TLSKey: fresh.TLSKey, NKey: fresh.NKey, Claim: "emulated", Software: "1.0", Chip: two.Chip, From: 5}, // boards were swapped
+		&registry.DenyFirmware{Firmware: "pcr11:0", Reason: "x"},
+	} {
+		if _, err := l.Propose(d); registry.ReasonOf(err) != registry.ReasonRule {
+			t.Errorf("%s is proposed: %v, want a refusal by rule", d.Summary(), err)
+		}
+		s := l.State()
+		n, err := registry.Propose(registry.Entry{Facility: "f1", Index: s.Size, Before: s.Root, Time: time.Now().UTC().Truncate(time.Second), Decision: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Append(c.sign(t, n, 0)); err != nil {
+			t.Errorf("%s, as an earlier version has it: %v", d.Summary(), err)
+		}
+	}
+	decide(t, l, c, &registry.Revoke{Box: "f1/gw2", Until: 7, Reason: "stolen"}, 0)
+	s, err := g.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Boxes[0].Chip != two.Chip || s.Firmware["pcr11:0"] == "" || s.Boxes[1].Revoked == nil {
+		t.Errorf("read again: %+v", s)
 	}
 }
 

@@ -280,7 +280,7 @@ type verifyCmd struct {
 func (c *verifyCmd) Run(ctx context.Context) error {
 	records, checkpoints := map[string]int{}, map[string]int{}
 	begun := map[string][]starts.Start{}
-	last, end := "", record.Checkpoint{Root: record.Tree{}.Root()}
+	last := ""
 	err := each(ctx, c.dir(), c.Box, 0, 0, func(rd *reader, v record.Verified) error {
 		records[rd.reg.Box]++
 		if sc := string(v.Published().Checkpoint); sc != last {
@@ -289,12 +289,7 @@ func (c *verifyCmd) Run(ctx context.Context) error {
 		}
 		if v.Header().Kind == record.KindBoot {
 			all := begun[rd.reg.Box]
-			begun[rd.reg.Box] = append(all, starts.Judge(v, rd.reg, all, func(size uint64) (record.Hash, bool) {
-				return end.Root, end.Size == size
-			}))
-		}
-		if c := v.Checkpoint(); c.Size == v.Header().Index+1 { // a start names the last checkpoint before it
-			end = c
+			begun[rd.reg.Box] = append(all, starts.Judge(v, rd.reg, all, func(index uint64) (record.Verified, bool) { return rd.stored(ctx, index) }))
 		}
 		return nil
 	})

@@ -202,6 +202,11 @@ func (st *status) add(d facility.Dir, s *registry.State, r *registry.Registratio
 // starts are the conditions of a box whose last start is not what it should be.
 func (st *status) starts(s *registry.State, r *registry.Registration, b *store.Box) {
 	all := b.Starts()
+	if size, yes := b.Looking(); yes {
+		st.Conditions = append(st.Conditions, condition{"starts-behind", r.Box, "warning",
+			fmt.Sprintf("This peer still looks through the log of the box for its starts (%d of %d records). Until it has, readings of a forged start that it does not know are shown.", size, b.Size()),
+			"It passes by itself."})
+	}
 	if len(all) == 0 {
 		return
 	}

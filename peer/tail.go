@@ -68,7 +68,7 @@ func (r *reader) refuses(ctx context.Context, h record.Header) (string, error) {
 	if reason := r.reg.Refuses(h); reason != "" {
 		return "the registry does not grant it to the box (" + reason + ")", nil
 	}
-	if !r.asked || h.Kind == record.KindBoot {
+	if !r.asked || h.Kind == record.KindBoot && (len(r.starts) == 0 || h.Index > r.starts[len(r.starts)-1].Index) {
 		all, err := r.source.Starts(ctx, r.reg.ID())
 		if err != nil {
 			return "", err
@@ -104,6 +104,18 @@ func (r *reader) open(ctx context.Context, v record.Verified) (record.Content, e
 	return r.opener.Open(v)
 }
 
+// stored is a record of the box, verified; ok is false where it is not here.
+func (r *reader) stored(ctx context.Context, index uint64) (v record.Verified, ok bool) {
+	r.source.Records(ctx, r.reg.ID(), index, false, func(p record.Published) (err error) {
+		if p.Index == index {
+			v, err = record.Verify(p, r.reg.ID(), r.reg.KeyAt(index))
+			ok = err == nil
+		}
+		return errEnough
+	})
+	return v, ok
+}
+
 // line verifies one record and says what it holds. ok is false for what no reader gets: control leaves, unless all is
 // wanted, and what the registry does not grant.
 func (r *reader) line(ctx context.Context, p record.Published, all bool) (l line, ok bool, err error) {
@@ -123,7 +135,9 @@ func (r *reader) line(ctx context.Context, p record.Published, all bool) (l line
 			r.opener.Open(v) // learns the epoch, or that there is no key for it
 		}
 		if h.Kind == record.KindBoot {
-			l.Start = starts.At(r.starts, h.Index)
+			if s := starts.At(r.starts, h.Index); s != nil && s.Index == h.Index {
+				l.Start = s
+			}
 		}
 		return l, all, nil
 	}

@@ -88,9 +88,12 @@ func Withheld(all []Start, index uint64) *Start {
 	return nil
 }
 
-// Judge says what the start of a verified boot leaf is. before are the starts of the box before it, in their order. root is that of its
-// log up to a size, as it is known here; ok is false where it cannot be told.
-func Judge(v record.Verified, r *registry.Registration, before []Start, root func(size uint64) (_ record.Hash, ok bool)) Start {
+// Version is raised whenever Judge comes to judge a start otherwise than before, so that what was noted of it is judged again.
+const Version = 1
+
+// Judge says what the start of a verified boot leaf is. before are the starts of the box before it, in their order. known is a record of
+// its log as it is here; ok is false where it cannot be told.
+func Judge(v record.Verified, r *registry.Registration, before []Start, known func(index uint64) (_ record.Verified, ok bool)) Start {
 	s := Start{Index: v.Header().Index, Verdict: Claimed}
 	lak, since := r.ChipAt(s.Index)
 	boot, err := record.ParseBoot(v.Body())
@@ -119,15 +122,20 @@ func Judge(v record.Verified, r *registry.Registration, before []Start, root fun
 	if err != nil {
 		return s.forged(Form, err.Error())
 	}
-	said := attestation.Start{PCRs: attestation.PCRs{}, Quote: attestation.Statement(boot.Evidence.Quote), Counter: attestation.Statement(boot.Evidence.Certify)}
-	for _, p := range boot.Evidence.PCRs {
-		said.PCRs[uint(p.Number)] = p.Value[:]
+	e, err := started(key, binding, boot)
+	if verdictOf(err) == Signature && ofEarlier(r, s.Index, binding, boot) {
+		s.Why = "It was attested by the TPM that the box had before."
+		return s
 	}
-	e, err := key.Started(said, binding, attestation.Boot{Resets: boot.Resets, Restarts: boot.Restarts, Counter: boot.Counter})
 	if err != nil {
 		return s.forged(verdictOf(err), err.Error())
 	}
-	s.Clock, s.PCR11 = e.Clock, hex.EncodeToString(said.PCRs[attestation.FirmwarePCR])
+	s.Clock = e.Clock
+	for _, p := range boot.Evidence.PCRs {
+		if p.Number == attestation.FirmwarePCR {
+			s.PCR11 = hex.EncodeToString(p.Value[:])
+		}
+	}
 	if c := v.Checkpoint(); c.Counter < boot.Counter || c.Boot < boot.Resets {
 		return s.forged(Counters, fmt.Sprintf("the checkpoint over the start has lower counters (%d, %d) than the TPM says (%d, %d)", c.Counter, c.Boot, boot.Counter, boot.Resets))
 	}
@@ -140,11 +148,74 @@ func Judge(v record.Verified, r *registry.Registration, before []Start, root fun
 	if boot.LastSize > s.Index {
 		return s.forged(OtherLog, "it names a log that is longer than the one it stands in")
 	}
-	if known, ok := root(boot.LastSize); ok && boot.LastSize > 0 && known != boot.LastRoot { // of no log every root is as good
-		return s.forged(OtherLog, fmt.Sprintf("the first %d records of its log are others than those here", boot.LastSize))
+	if boot.LastSize > 0 { // of no log every root is as good
+		if last, ok := known(boot.LastSize - 1); ok && last.After().Root != boot.LastRoot {
+			return s.forged(OtherLog, fmt.Sprintf("the first %d records of its log are others than those here", boot.LastSize))
+		}
+	}
+	if boot.LastSize < s.Index {
+		// Records that were kept while the TPM was away may be signed before the leaf, all in the run that it tells of.
+		if next, ok := known(boot.LastSize); ok {
+			if c := next.Checkpoint(); c.Size <= s.Index && (c.Counter != boot.Counter || c.Boot != boot.Resets) {
+				s.Clock, s.PCR11 = 0, ""
+				s.Why = fmt.Sprintf("What its TPM has attested was kept back: since then the box has signed in another run (counter %d, reset %d).", c.Counter, c.Boot)
+				return s
+			}
+		}
 	}
 	s.Verdict = Attested
 	return s
+}
+
+// started checks what a TPM has said of a start.
+func started(key *attestation.LAK, binding []byte, boot record.Boot) (attestation.Evidence, error) {
+	said := attestation.Start{PCRs: attestation.PCRs{}, Quote: attestation.Statement(boot.Evidence.Quote), Counter: attestation.Statement(boot.Evidence.Certify)}
+	for _, p := range boot.Evidence.PCRs {
+		said.PCRs[uint(p.Number)] = p.Value[:]
+	}
+	return key.Started(said, binding, attestation.Boot{Resets: boot.Resets, Restarts: boot.Restarts, Counter: boot.Counter})
+}
+
+// ofEarlier says whether a TPM that the box had before has attested the start: one that died before it could sign the leaf.
+func ofEarlier(r *registry.Registration, index uint64, binding []byte, boot record.Boot) bool {
+	return slices.ContainsFunc(r.Earlier, func(e registry.KeyPeriod) bool {
+		if e.Attested == nil || e.Until > index {
+			return false
+		}
+		key, err := attestation.ParseLAK(e.Attested.LAK)
+		if err == nil {
+			_, err = started(key, binding, boot)
+		}
+		return err == nil
+	})
+}
+
+// Bound of the starts of one box that are kept. No honest box comes near it.
+const most = 4096
+
+// Thin drops starts where there are too many: those that change nothing in what is taken for true. At then gives an older start that is
+// as good. Where forged ones and others take turns without end, all but the newest are taken for forged.
+func Thin(all []Start) (_ []Start, thinned bool) {
+	if len(all) < most {
+		return all, false
+	}
+	old, kept := all[:most/2], []Start(nil)
+	last := len(all) - 1 // that was attested: the TPM was later at it than at all before
+	for ; last >= 0 && all[last].Verdict != Attested; last-- {
+	}
+	thin := func(drops func(before, s Start) bool) {
+		kept = nil
+		for i, s := range old {
+			if i == 0 || i == last || !drops(kept[len(kept)-1], s) {
+				kept = append(kept, s)
+			}
+		}
+	}
+	thin(func(before, s Start) bool { return before.Verdict.Forged() == s.Verdict.Forged() })
+	if len(kept) > most/4 {
+		thin(func(before, s Start) bool { return before.Verdict.Forged() || !s.Verdict.Forged() })
+	}
+	return append(kept, all[most/2:]...), true
 }
 
 // after says whether the TPM was later at s than at b: all its counters only rise, its clock does within one run.

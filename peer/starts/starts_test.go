@@ -42,7 +42,7 @@ type box struct {
 	chip   *tpm.TPM
 	reg    *registry.Registration
 	leaves []record.Leaf
-	roots  map[uint64]record.Hash
+	stored []record.Verified
 	begun  []starts.Start
 }
 
@@ -52,7 +52,7 @@ func newBox(t *testing.T, id record.BoxID) *box {
 	must(t, err)
 	reader, err := record.GenerateReaderKey()
 	must(t, err)
-	b := &box{t: t, id: id, key: key, dir: tpmtest.Dir(t), roots: map[uint64]record.Hash{0: record.Tree{}.Root()}}
+	b := &box{t: t, id: id, key: key, dir: tpmtest.Dir(t)}
 	b.sealer, err = record.NewSealer(id, []record.ReaderKey{reader.Public()}, nil)
 	must(t, err)
 	b.on()
@@ -83,7 +83,10 @@ func (b *box) attestor() *tpm.Attestor {
 func (b *box) boot() record.Boot {
 	b.t.Helper()
 	size := uint64(len(b.leaves))
-	l := record.Boot{Protection: "emulated", Software: "vitalgate 1.2.3", LastSize: size, LastRoot: b.roots[size]}
+	l := record.Boot{Protection: "emulated", Software: "vitalgate 1.2.3", LastSize: size, LastRoot: record.Tree{}.Root()}
+	if size > 0 {
+		l.LastRoot = b.stored[size-1].After().Root
+	}
 	said, _, err := b.attestor().Start(b.t.Context(), func(run tpm.Boot) ([]byte, error) {
 		l.Resets, l.Restarts, l.Counter = run.Resets, run.Restarts, run.Counter
 		return l.Binding(b.id)
@@ -124,10 +127,15 @@ func (b *box) judge(l record.Boot) starts.Start {
 
 func (b *box) judged(leaf record.Leaf, l record.Boot) starts.Start {
 	b.t.Helper()
-	return starts.Judge(b.signed(leaf, l.Counter, l.Resets), b.reg, b.begun, b.root)
+	return starts.Judge(b.signed(leaf, l.Counter, l.Resets), b.reg, b.begun, b.known)
 }
 
-func (b *box) root(size uint64) (record.Hash, bool) { h, ok := b.roots[size]; return h, ok }
+func (b *box) known(index uint64) (v record.Verified, ok bool) {
+	if index >= uint64(len(b.stored)) {
+		return v, false
+	}
+	return b.stored[index], true
+}
 
 // add takes a boot leaf into the log.
 func (b *box) add(l record.Boot) starts.Start {
@@ -135,13 +143,9 @@ func (b *box) add(l record.Boot) starts.Start {
 	s := b.judge(l)
 	leaf, err := b.sealer.Boot(uint64(len(b.leaves)), l)
 	must(b.t, err)
+	b.stored = append(b.stored, b.signed(leaf, l.Counter, l.Resets))
 	b.leaves = append(b.leaves, leaf)
 	b.begun = append(b.begun, s)
-	var tree record.Tree
-	for _, l := range b.leaves {
-		tree.Append(l)
-	}
-	b.roots[tree.Size()] = tree.Root()
 	return s
 }
 
@@ -185,7 +189,7 @@ func TestVectors(t *testing.T) {
 	v, err := record.Verify(p, id, key)
 	must(t, err)
 	reg := &registry.Registration{Box: id.String(), Attested: &registry.Attested{Class: "emulated", LAK: read("lak.area")}}
-	nothing := func(uint64) (record.Hash, bool) { return record.Hash{}, false }
+	nothing := func(uint64) (record.Verified, bool) { return record.Verified{}, false }
 	s := starts.Judge(v, reg, nil, nothing)
 	if s.Verdict != starts.Attested || s.Software != "vitalgate 1.2.3" || s.Counter == 0 || len(s.PCR11) != 64 {
 		t.Errorf("the vector is taken for %+v", s)
@@ -273,7 +277,7 @@ func TestHonestStarts(t *testing.T) {
 	onTrust.Attested = nil
 	leaf, err := b.sealer.Boot(uint64(len(b.leaves)), l)
 	must(t, err)
-	if s := starts.Judge(b.signed(leaf, l.Counter, l.Resets), &onTrust, nil, b.root); s.Verdict != starts.Claimed {
+	if s := starts.Judge(b.signed(leaf, l.Counter, l.Resets), &onTrust, nil, b.known); s.Verdict != starts.Claimed {
 		t.Errorf("without an attestation key in the registry: %+v", s)
 	}
 	body, err := l.AppendText(nil)
@@ -285,12 +289,18 @@ func TestHonestStarts(t *testing.T) {
 	// Once the chip was changed, the new one counts anew.
 	other := newBox(t, id)
 	other.reg.Earlier = []registry.KeyPeriod{{Attested: b.reg.Attested, Until: uint64(len(b.leaves))}}
-	other.leaves, other.begun, other.roots = b.leaves, b.begun, b.roots
+	other.leaves, other.begun, other.stored = b.leaves, b.begun, b.stored
 	if s := other.judge(other.boot()); s.Verdict != starts.Attested {
 		t.Errorf("the first start of a new chip: %+v", s)
 	}
-	if s := other.judge(l); s.Verdict != starts.Signature {
+	// The old one attested a start and died before it could sign the leaf; the new one does.
+	if s := other.judge(l); s.Verdict != starts.Claimed || s.Why == "" || s.PCR11 != "" {
 		t.Errorf("a start of the old chip: %+v", s)
+	}
+	other.reg.Earlier[0].Until++ // the old one signs here still
+	other.reg.Attested, other.reg.Earlier[0].Attested = other.reg.Earlier[0].Attested, other.reg.Attested
+	if s := other.judge(l); s.Verdict != starts.Signature {
+		t.Errorf("a start of a chip that the box has not yet: %+v", s)
 	}
 }
 
@@ -374,8 +384,8 @@ func TestTamperingWithAStart(t *testing.T) {
 	want("made for a longer log", b.judge(signs(id, longer)), starts.OtherLog)
 	leaf, err := b.sealer.Boot(uint64(len(b.leaves)), l)
 	must(t, err)
-	want("a checkpoint that counts less", starts.Judge(b.signed(leaf, l.Counter-1, l.Resets), b.reg, b.begun, b.root), starts.Counters)
-	want("a checkpoint of an earlier reset", starts.Judge(b.signed(leaf, l.Counter, l.Resets-1), b.reg, b.begun, b.root), starts.Counters)
+	want("a checkpoint that counts less", starts.Judge(b.signed(leaf, l.Counter-1, l.Resets), b.reg, b.begun, b.known), starts.Counters)
+	want("a checkpoint of an earlier reset", starts.Judge(b.signed(leaf, l.Counter, l.Resets-1), b.reg, b.begun, b.known), starts.Counters)
 	want("one line more", b.judged(append(leaf[:len(leaf):len(leaf)], "x 1\n"...), l), starts.Form)
 	want("no lines", b.judged(leaf[:strings.Index(string(leaf), "\n\n")+2], l), starts.Form)
 
@@ -436,5 +446,72 @@ func TestWhoseRecordsAreWithheld(t *testing.T) {
 	}
 	if starts.At(all, 2) != nil || starts.At(nil, 2) != nil || starts.At(all, 15).Index != 10 {
 		t.Error("a record is taken for one of another start")
+	}
+}
+
+// A start that the TPM attested is written down only once the box has signed in a later run: it is no proof any more. That records which
+// waited for the TPM are signed before the leaf, in its own run, is honest.
+func TestAStartThatWasKeptBack(t *testing.T) {
+	b := newBox(t, id)
+	b.add(b.boot())
+	b.on()
+	kept := b.boot()
+	waited := record.Boot{Protection: "emulated", Software: "vitalgate 1.2.3", Counter: kept.Counter, Resets: kept.Resets, Restarts: kept.Restarts}
+	honest := *b
+	honest.add(waited) // anything that a checkpoint of the run signs
+	if s := honest.judge(kept); s.Verdict != starts.Attested {
+		t.Errorf("behind records that waited for the TPM: %+v", s)
+	}
+	b.on()
+	now := b.boot()
+	if s := b.add(now); s.Verdict != starts.Attested {
+		t.Fatalf("the start after: %+v", s)
+	}
+	if s := b.judge(kept); s.Verdict != starts.Replayed {
+		t.Errorf("behind a later attested start: %+v", s)
+	}
+	b.begun[len(b.begun)-1].Verdict = starts.Claimed // as if its evidence were left out
+	if s := b.judge(kept); s.Verdict != starts.Claimed || !strings.Contains(s.Why, "kept back") || s.PCR11 != "" {
+		t.Errorf("behind what a later run has signed: %+v", s)
+	}
+}
+
+// However many starts a box invents, few are kept; none that was forged is shown for it, and the TPM's last word stays.
+func TestManyStartsAreThinned(t *testing.T) {
+	var all []starts.Start
+	thinned := false
+	last := uint64(0)
+	for i := range uint64(50_000) {
+		s := starts.Start{Index: i, Verdict: starts.Claimed}
+		switch {
+		case i == 100, i == 3000:
+			s.Verdict, last = starts.Attested, i
+		case i >= 1000 && i < 2000, i > 10_000 && i%2 == 0:
+			s.Verdict = starts.Signature
+		}
+		var done bool
+		all, done = starts.Thin(append(all, s))
+		thinned = thinned || done
+		if len(all) > 4096 {
+			t.Fatalf("%d starts are kept", len(all))
+		}
+		if i == 9999 {
+			for index, want := range map[uint64]bool{0: false, 999: false, 1000: true, 1999: true, 2000: false, 9999: false} {
+				if s := starts.Withheld(all, index); (s != nil) != want {
+					t.Errorf("record %d: %+v", index, s)
+				}
+			}
+		}
+	}
+	for i := uint64(10_002); i < 50_000; i += 2 {
+		if starts.Withheld(all, i) == nil {
+			t.Fatalf("record %d of a forged start is shown", i)
+		}
+	}
+	if s := starts.At(all, last); !thinned || s.Index != last || s.Verdict != starts.Attested {
+		t.Errorf("the last start that was attested became %+v", s)
+	}
+	if starts.Withheld(all, 1500) == nil || starts.Withheld(all, 49_999) != nil {
+		t.Error("a forged start is shown, or the last one is not")
 	}
 }

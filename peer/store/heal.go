@@ -218,11 +218,24 @@ func (b *Box) Mend(g Gap, ask func(from, most uint64, take func(data []byte) boo
 			return errors.Join(refusal, err)
 		}
 	}
+	var boots []uint64
+	for _, p := range records {
+		if h, _, err := record.ParseLeaf(p.Leaf); err == nil && h.Kind == record.KindBoot {
+			boots = append(boots, h.Index)
+		}
+	}
+	if b.fill(boots); len(boots) > 0 {
+		b.note() // lest a power cut keeps the leaves, and the note that says they are judged
+	}
 	if err := b.log.Fill(tree, records); err != nil {
 		return err
 	}
 	b.count("mended")
 	b.here(tree.Size(), end)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fill(boots)
+	b.judgeFilled()
 	return nil
 }
 

@@ -6,10 +6,12 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +48,7 @@ type Store struct {
 	quarantine string
 	evidence   string
 	starts     string
+	reading    bool
 	log        logfile.Options
 	patience   time.Duration
 
@@ -59,6 +62,7 @@ type Options struct {
 	Quarantine string
 	Evidence   string
 	Starts     string // what was found of the starts of boxes; "" looks it up in the logs each time
+	Reading    bool   // nothing is taken in, and nothing noted in Starts
 
 	SegmentBytes int64         // of a log file; 0 for the usual
 	Patience     time.Duration // with missing records; 0 is DefaultPatience
@@ -66,7 +70,7 @@ type Options struct {
 
 // New makes a store. Nothing is opened yet.
 func New(o Options) *Store {
-	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence, starts: o.Starts,
+	return &Store{dir: o.Dir, quarantine: o.Quarantine, evidence: o.Evidence, starts: o.Starts, reading: o.Reading,
 		log: logfile.Options{SegmentBytes: o.SegmentBytes}, patience: cmp.Or(o.Patience, DefaultPatience), boxes: map[record.BoxID]*Box{}}
 }
 
@@ -86,7 +90,8 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), mine: r.Verifier(), grown: make(chan struct{}), patience: s.patience}
+	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), mine: r.Verifier(), grown: make(chan struct{}), patience: s.patience, reading: s.reading}
+	b.closing, b.cancel = context.WithCancel(context.Background())
 	b.registration.Store(r)
 	b.aside = newAside(filepath.Join(s.quarantine, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
 	b.proofs = newAside(filepath.Join(s.evidence, id.Facility, id.Name), maxAsideFiles, maxAsideBytes)
@@ -154,7 +159,15 @@ type Box struct {
 
 	startsMu   sync.Mutex
 	noted      noted
+	seen       noted // as far as the log was looked through
+	looking    bool
+	looked     chan struct{} // closed when that has ended
+	filled     []uint64      // boot leaves that came where the log had none, and are not judged
+	notedAt    time.Time
 	startsFile string
+	reading    bool
+	closing    context.Context // ended when the box is closed
+	cancel     context.CancelFunc
 
 	gapMu sync.Mutex
 	gaps  []Gap
@@ -258,6 +271,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			if err = b.log.AppendCheckpoint(p.Checkpoint, v.Checkpoint()); err != nil {
 				break
 			}
+			b.fill(b.boots(b.log.Signed(), v.Checkpoint().Size))
 			completed = true
 			continue
 		}
@@ -315,9 +329,11 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 	if err != nil {
 		err = fmt.Errorf("cannot store records of box %s: %w", b.ID, err)
 		b.fail(err)
+		b.began(from, slices.DeleteFunc(begun, func(s starts.Start) bool { return s.Index >= b.tree.Size() })) // some may be safe all the same
 		return early, err
 	}
 	b.trouble = nil
+	b.judgeFilled()
 	b.began(from, begun)
 	metrics.GetOrCreateCounter(fmt.Sprintf(`vitalpeer_records_total{box=%q,outcome="stored",from=%q}`, b.ID, sourceKind(from))).Add(fresh)
 	b.grownMu.Lock()
@@ -491,6 +507,8 @@ func (b *Box) Trouble() (since time.Time, err error) {
 func (b *Box) Unkept() bool { return b.aside.full.Load() }
 
 func (b *Box) close() error {
+	b.cancel()
+	b.Looked(context.Background())
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.old != nil {

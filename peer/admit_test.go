@@ -42,6 +42,44 @@ func newChip(t *testing.T) attestation.EndorsementKey {
 	return attestation.EndorsementKey{Area: tpm2.Marshal(area)}
 }
 
+// A box that is registered and lost its grant gets it again for the same keys, without a new decision; other keys do not get it.
+func TestARegisteredBoxIsTakenUpAgain(t *testing.T) {
+	hub := newHub(t, "")
+	box := peertest.NewBox(t, "f1/gw1")
+	request := shows(t, box, newChip(t))
+	add := func(request string, more ...string) (grant, said string, err error) {
+		grant = filepath.Join(t.TempDir(), "grant.json")
+		said, err = tryProgram(append([]string{"box", "add", request, "-o", grant, "--data", string(hub.dir)}, more...)...)
+		return grant, said, err
+	}
+	if _, _, err := add(request); err != nil {
+		t.Fatal(err)
+	}
+	decided := program(t, "registry", "log", "--data", string(hub.dir))
+	path, said, err := add(request)
+	if err != nil || !strings.Contains(said, "only its grant is written anew") {
+		t.Fatalf("%v %s", err, said)
+	}
+	g, err := enrolment.ReadGrant(path)
+	if err != nil || g.Box != "f1/gw1" {
+		t.Errorf("%+v %v", g, err)
+	}
+	if after := program(t, "registry", "log", "--data", string(hub.dir)); after != decided {
+		t.Errorf("something was decided:\n%s", after)
+	}
+	if _, _, err := add(request, "--monitors", "bed-1"); err == nil || !strings.Contains(err.Error(), "vitalpeer box grant") {
+		t.Errorf("what the box may write was changed: %v", err)
+	}
+	box.Rekey()
+	if _, _, err := add(shows(t, box, newChip(t))); err == nil || !strings.Contains(err.Error(), "is registered") {
+		t.Errorf("other keys are taken for the box: %v", err)
+	}
+	program(t, "box", "revoke", "f1/gw1", "--last", "0", "--data", string(hub.dir))
+	if _, _, err := add(request); err == nil || !strings.Contains(err.Error(), "was revoked") {
+		t.Errorf("a revoked box is taken up again: %v", err)
+	}
+}
+
 // A chip that is denied, or that another box has, is refused at every door: with an answer and on trust, in a new box and in new keys.
 func TestAChipIsRefusedOnTrustToo(t *testing.T) {
 	hub := newHub(t, "")

@@ -227,14 +227,42 @@ func (c *boxAddCmd) Run(ctx context.Context) error {
 	if r.Attested, r.Chip, err = c.attested(c.dir(), q); err != nil {
 		return err
 	}
-	if err := c.decide(ctx, r); err != nil {
+	protection := (&registry.Registration{Claim: r.Claim, Attested: r.Attested}).Protection()
+	before, err := registered(c.dir(), r)
+	if err != nil {
+		return err
+	}
+	if before != nil && c.ProposeTo == "" { // decided already: whoever asks again has lost the grant, or never came to use it
+		if len(c.Kinds) > 0 || len(c.Monitors) > 0 {
+			return fmt.Errorf("cannot change what box %s may write by enrolling it again: it is registered with these keys; use vitalpeer box grant", r.Box)
+		}
+		protection = before.Protection()
+		fmt.Printf("Box %s is registered with these keys since %s; only its grant is written anew.\n", r.Box, before.Registered.Format(time.DateTime))
+	} else if err := c.decide(ctx, r); err != nil {
 		return err
 	}
 	if err := errors.Join(enrolment.Write(c.Out, g), c.spent(c.dir(), q.Box)); err != nil {
 		return err
 	}
-	fmt.Printf("The protection of the key of box %s counts as %q. Its grant is in %s.\n", r.Box, (&registry.Registration{Claim: r.Claim, Attested: r.Attested}).Protection(), c.Out)
+	fmt.Printf("The protection of the key of box %s counts as %q. Its grant is in %s.\n", r.Box, protection, c.Out)
 	return nil
+}
+
+// registered is the box in force with the very keys of the decision; nil where there is none.
+func registered(d facility.Dir, e *registry.Enrol) (*registry.Registration, error) {
+	id, err := record.ParseBoxID(e.Box)
+	if err != nil {
+		return nil, err
+	}
+	s, err := d.Registry().Load()
+	if err != nil {
+		return nil, err
+	}
+	r := s.Box(id)
+	if r == nil || r.Revoked != nil || r.DataKey != e.DataKey || r.TLSKey != e.TLSKey || r.NKey != e.NKey {
+		return nil, nil
+	}
+	return r, nil
 }
 
 type boxTrialCmd struct {

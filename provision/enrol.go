@@ -101,6 +101,9 @@ func (c enrolCmd) Run(ctx context.Context) error {
 	if err := known(ctx, b, c.Monitor); err != nil {
 		return err
 	}
+	if err := b.check(ctx, c.Box, config); err != nil {
+		return err
+	}
 	say("The box makes its keys and asks to be enrolled …")
 	var request []byte
 	if err := b.call(ctx, "POST", protocol.PathRequest, protocol.Ask{Box: c.Box}, &request); err != nil {
@@ -134,6 +137,11 @@ func known(ctx context.Context, b *box, monitors []string) error {
 		}
 	}
 	return nil
+}
+
+// check asks the box whether it could work with the configuration, before the facility is asked for anything.
+func (b *box) check(ctx context.Context, name, config string) error {
+	return b.call(ctx, "POST", protocol.PathCheck, protocol.Plan{Box: name, Config: config}, nil)
 }
 
 // start gives the box what it needs and waits until it works.

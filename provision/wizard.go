@@ -147,6 +147,9 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := b.check(ctx, name, config); err != nil {
+		return err
+	}
 	var request []byte
 	if err := b.call(ctx, "POST", protocol.PathRequest, protocol.Ask{Box: name}, &request); err != nil {
 		return err

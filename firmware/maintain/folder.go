@@ -194,17 +194,7 @@ func (d folder) check(ctx context.Context, p protocol.Provision, log *slog.Logge
 			return fmt.Errorf("cannot check the provisioning: %w", err)
 		}
 	}
-	cfg, err := config.Load(t.config())
-	if err != nil {
-		return fmt.Errorf("cannot use the configuration: %w", without(err, t))
-	}
-	switch {
-	case cfg.Box.Data != t.data():
-		return errors.New(`cannot use the configuration: on a provisioned box box.data must be "data"`)
-	case cfg.Network.Grant != t.grant():
-		return errors.New(`cannot use the configuration: on a provisioned box network.grant must be "grant.json"`)
-	}
-	id, err := record.ParseBoxID(cfg.Box.ID)
+	cfg, id, err := t.plan()
 	if err != nil {
 		return err
 	}
@@ -212,6 +202,43 @@ func (d folder) check(ctx context.Context, p protocol.Provision, log *slog.Logge
 		_, err := enrol.Open(t.grant(), id, chip, d.data())
 		return without(err, t)
 	})
+}
+
+// plan reads the configuration of a trial and says whether a provisioned box can have it.
+func (t folder) plan() (*config.Config, record.BoxID, error) {
+	cfg, err := config.Load(t.config())
+	if err != nil {
+		return nil, record.BoxID{}, fmt.Errorf("cannot use the configuration: %w", without(err, t))
+	}
+	switch {
+	case cfg.Box.Data != t.data():
+		return nil, record.BoxID{}, errors.New(`cannot use the configuration: on a provisioned box box.data must be "data"`)
+	case cfg.Network.Grant != t.grant():
+		return nil, record.BoxID{}, errors.New(`cannot use the configuration: on a provisioned box network.grant must be "grant.json"`)
+	}
+	id, err := record.ParseBoxID(cfg.Box.ID)
+	return cfg, id, err
+}
+
+// checkPlan says whether the configuration could be that of the box with the name. Nothing is kept.
+func (d folder) checkPlan(box record.BoxID, text string) error {
+	trial, err := os.MkdirTemp(string(d), "trial-")
+	if err != nil {
+		return fmt.Errorf("cannot check the configuration: %w", err)
+	}
+	defer os.RemoveAll(trial)
+	t := folder(trial)
+	if err := os.WriteFile(t.config(), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("cannot check the configuration: %w", err)
+	}
+	_, id, err := t.plan()
+	if err != nil {
+		return err
+	}
+	if id != box {
+		return fmt.Errorf("cannot use the configuration: it is that of box %s, and this one is to be %s; box.id must be the same", id, box)
+	}
+	return nil
 }
 
 // without says an error without the name of the folder of the trial, which means nothing to a person.

@@ -400,6 +400,38 @@ func TestWhatIsRefused(t *testing.T) {
 	}
 }
 
+// A configuration is refused before the facility is asked for anything, and the check keeps nothing.
+func TestAPlanIsChecked(t *testing.T) {
+	b := open(t, nil)
+	call := b.as(b.Label(), nil)
+	good := configOf("f1/gw1")
+	for want, p := range map[string]protocol.Plan{
+		"":                                    {Box: "f1/gw1", Config: good},
+		"is not an IANA time zone":            {Box: "f1/gw1", Config: good + "zone = \"Europe/Berln\"\n"},
+		"is not host:port":                    {Box: "f1/gw1", Config: strings.Replace(good, "127.0.0.1:0", "127.0.0.1", 1)},
+		`dialect`:                             {Box: "f1/gw1", Config: good + "dialect = \"ihe-pcd99\"\n"},
+		"give facility/name":                  {Box: "gw1", Config: configOf("gw1")},
+		"it is that of box f1/gw1":            {Box: "f1/gw2", Config: good},
+		`box.data must be "data"`:             {Box: "f1/gw1", Config: strings.Replace(good, `"data"`, `"/tmp"`, 1)},
+		"cannot use the configuration: confi": {Box: "f1/gw1", Config: "["},
+	} {
+		status, answer := call("POST", protocol.PathCheck, p)
+		var fail protocol.Failure
+		if err := json.Unmarshal(answer, &fail); err != nil || (want == "") != (status == 200) || !strings.Contains(fail.Error, want) {
+			t.Errorf("%d %q does not say %q: %v", status, fail.Error, want, err)
+		}
+	}
+	left, err := os.ReadDir(b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range left {
+		if n := e.Name(); n != "link.key" && n != "claim" && n != "lock" {
+			t.Errorf("the check left %s", n)
+		}
+	}
+}
+
 // TestStick provisions a box that has no network.
 func TestStick(t *testing.T) {
 	b, f := open(t, nil), newFacility(t)

@@ -48,6 +48,7 @@ type route struct {
 var routes = []route{
 	{"GET", protocol.PathBox, true, (*Server).getBox},
 	{"GET", protocol.PathAbout, false, (*Server).getAbout},
+	{"POST", protocol.PathCheck, false, (*Server).postCheck},
 	{"POST", protocol.PathRequest, false, (*Server).postRequest},
 	{"POST", protocol.PathChallenge, false, (*Server).postChallenge},
 	{"PUT", protocol.PathProvision, false, (*Server).putProvision},
@@ -251,6 +252,19 @@ func interfaces() []protocol.Interface {
 		all = append(all, p)
 	}
 	return all
+}
+
+// postCheck says whether a configuration could be used.
+func (s *Server) postCheck(w http.ResponseWriter, req *http.Request) (any, error) {
+	var p protocol.Plan
+	if err := read(w, req, &p); err != nil {
+		return nil, err
+	}
+	id, err := record.ParseBoxID(p.Box)
+	if err != nil {
+		return nil, refusal{http.StatusBadRequest, err}
+	}
+	return struct{}{}, s.folder.checkPlan(id, p.Config)
 }
 
 func (s *Server) postRequest(w http.ResponseWriter, req *http.Request) (any, error) {

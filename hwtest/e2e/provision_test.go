@@ -189,6 +189,14 @@ func TestSetUpABox(t *testing.T) {
 	monitor = hospital.FreeAddr()
 	var about protocol.About
 	readJSON(t, do("vitalprov", "probe", address, "--label", label, "--json"), &about)
+	// What the box cannot use is refused before the facility has let it in; and a box that was let in, and got no further, goes on.
+	mistaken := "name=bed-2 address=" + monitor + " dialect=ihe-pcd01 zone=Europe/Berln"
+	refused("is not an IANA time zone", "vitalprov", "enrol", address, "--label", label, "--box", "f1/gw2", "--monitor", mistaken)
+	if out := do("vitalpeer", "box", "list", "--data", "hub"); strings.Contains(out, "f1/gw2") {
+		t.Errorf("the facility let the box in: %s", out)
+	}
+	do("vitalprov", "request", address, "--label", label, "--box", "f1/gw2", "-o", "gw2.request.json")
+	do("vitalpeer", "box", "add", "gw2.request.json", "-o", "lost.grant.json", "--data", "hub")
 	family := 0
 	for i, d := range about.Dialects {
 		if d.Name == "ihe-pcd01" {

@@ -29,6 +29,7 @@ const ClaimScheme = "Claim"
 const (
 	PathBox       = "/v1/box"       // GET Box: all that a stranger is told
 	PathAbout     = "/v1/about"     // GET About
+	PathCheck     = "/v1/check"     // POST Plan: refused if the box could not work with it; nothing is kept
 	PathRequest   = "/v1/request"   // POST Ask; answers an enrolment.Request
 	PathChallenge = "/v1/challenge" // POST attestation.Question of the facility; answers an attestation.Answer of the TPM
 	PathProvision = "/v1/provision" // PUT Provision: the grant and the configuration, or one of them on a box that has both
@@ -83,6 +84,12 @@ type Dialect struct {
 // Ask is the wish for an enrolment request.
 type Ask struct {
 	Box string `json:"box"` // facility/name that the box is to have
+}
+
+// Plan is a configuration that a box might be given: it is asked before the facility decides, which cannot be taken back.
+type Plan struct {
+	Box    string `json:"box"`    // facility/name that the box is to have
+	Config string `json:"config"` // as in Provision
 }
 
 // Provision is what makes a box somebody's. On a box that is nobody's both parts are needed.

@@ -65,7 +65,8 @@ func AppendAckExpecting(dst []byte, to *Message, code AckCode, at time.Time, id,
 
 	dst = append(dst, "MSH"...)
 	dst = append(dst, bar)
-	dst = appendEcho(dst, h.Field(2))
+	declared, _, _ := bytes.Cut(h.Field(2).Raw(), []byte("\n")) // where the parser took them to end
+	dst = append(dst, declared...)
 	for _, n := range [...]int{5, 6, 3, 4} {
 		dst = appendEcho(append(dst, bar), h.Field(n))
 	}

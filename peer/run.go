@@ -87,6 +87,7 @@ type peer struct {
 	work     map[record.BoxID]*ingest.Ingest
 	untaken  map[string]error // boxes whose store does not open
 	damaged  map[record.BoxID]damage
+	keyless  map[record.BoxID]uint64 // boxes whose last records this peer has no reader key for, and the first of them
 }
 
 // critical is what a person at the page must know.
@@ -140,7 +141,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 	}
 	defer unlock()
 	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now(),
-		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}}
+		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}, keyless: map[record.BoxID]uint64{}}
 	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence(), Starts: d.Starts(), Patience: patience})
 	defer p.store.Close()
 	opener, err := d.Opener() // a fault of the key file shows at once
@@ -417,6 +418,7 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 	}
 	from := b.Size() - min(b.Size(), viewRecords)
 	rd := newReader(storeSource{p.store}, b.Registration(), opener)
+	rd.keys = p.dir
 	check := newSampler(p.log)
 	stuck := false
 	for {
@@ -442,7 +444,9 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			}
 			var c record.Content
 			if opener != nil {
-				if c, err = rd.open(ctx, v); err == nil {
+				c, err = rd.open(ctx, v)
+				p.opened(b.ID, v.Header(), err)
+				if err == nil {
 					check.look(b, v, c)
 				}
 				if rd.reg.RefusesMonitor(pub.Index, c.Monitor) && err == nil {
@@ -470,6 +474,24 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			return ctx.Err()
 		case <-time.After(5 * time.Second):
 		}
+	}
+}
+
+// opened notes whether the last record of a box was one that this peer should be able to open and cannot.
+func (p *peer) opened(id record.BoxID, h record.Header, err error) {
+	if h.Kind.Control() {
+		return
+	}
+	lacks := errors.Is(err, record.ErrNoKey) && !errors.Is(err, record.ErrNoPatientKey)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, lacked := p.keyless[id]
+	switch {
+	case lacks && !lacked:
+		p.keyless[id] = h.Index
+		p.log.Warn("the records of a box are sealed to readers whose key is not here", "box", id.String(), "record", h.Index, "error", err)
+	case !lacks && lacked:
+		delete(p.keyless, id)
 	}
 }
 

@@ -62,7 +62,7 @@ const standing = 10 * time.Second
 
 func (p *peer) status() *status {
 	p.mu.Lock()
-	state, broken, lastLink, untaken, damaged := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged)
+	state, broken, lastLink, untaken, damaged, keyless := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged), maps.Clone(p.keyless)
 	p.mu.Unlock()
 	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
@@ -90,6 +90,11 @@ func (p *peer) status() *status {
 			st.Conditions = append(st.Conditions, condition{"store-damaged", r.Box, "critical",
 				fmt.Sprintf("Records %d to %d of this box cannot be read here: %v. The page goes on after them.", d.first, d.end-1, d.err),
 				"See with vitalpeer status that another peer holds the records of this box; then stop vitalpeer here, move the folder " + store.LogDir(p.dir.Store(), b.ID) + " elsewhere and start it again: the records come back from there."})
+		}
+		if from, lacks := keyless[b.ID]; lacks {
+			st.Conditions = append(st.Conditions, condition{"reader-key-missing", r.Box, "warning",
+				fmt.Sprintf("The records of this box from %d on are sealed to readers whose key is not here: they are verified and kept, and the page does not show what is in them.", from),
+				"Copy the key that vitalpeer readers rotate named at the hub to " + filepath.Dir(p.dir.ReaderKey()) + " here, under its name (mode 0600): the next record opens. A restart of vitalpeer shows those before it too."})
 		}
 		for _, gap := range b.Gaps() {
 			st.Conditions = append(st.Conditions, condition{"records-missing", r.Box, "critical",

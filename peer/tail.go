@@ -55,6 +55,8 @@ type reader struct {
 	reg      *registry.Registration
 	verifier *registry.Verifier
 	opener   *record.Opener // nil: sealed
+	keys     facility.Dir   // where keys come to while it reads; "": nowhere
+	mark     string         // of keys, when they were last read
 	starts   []starts.Start // of the box, as far as was asked
 	asked    bool
 }
@@ -81,8 +83,26 @@ func (r *reader) refuses(ctx context.Context, h record.Header) (string, error) {
 	return "", nil
 }
 
-// open is the content of a record. Where the epoch's leaf was not seen yet, it is fetched from the store.
+// open is the content of a record. Where none of the keys fits, keys that have come since are taken up.
 func (r *reader) open(ctx context.Context, v record.Verified) (record.Content, error) {
+	c, err := r.openWith(ctx, v)
+	if !errors.Is(err, record.ErrNoKey) || r.keys == "" {
+		return c, err
+	}
+	mark := r.keys.ReaderMark() // before the keys: one that comes meanwhile is read the next time
+	if mark == r.mark {
+		return c, err
+	}
+	opener, fault := r.keys.Opener()
+	if fault != nil || opener == nil {
+		return c, errors.Join(err, fault)
+	}
+	r.opener, r.mark = opener, mark
+	return r.openWith(ctx, v)
+}
+
+// openWith opens with the keys at hand. Where the epoch's leaf was not seen yet, it is fetched from the store.
+func (r *reader) openWith(ctx context.Context, v record.Verified) (record.Content, error) {
 	c, err := r.opener.Open(v)
 	if !errors.Is(err, record.ErrUnknownEpoch) {
 		return c, err
@@ -248,6 +268,7 @@ func (t *tail) one(ctx context.Context, r *registry.Registration) error {
 		}
 	}
 	rd := newReader(t.source, r, opener)
+	rd.keys = t.dir
 	begun := time.Now()
 	for {
 		err := t.source.Records(ctx, r.ID(), t.from, t.follow, func(p record.Published) error {

@@ -14,6 +14,7 @@ var (
 	ErrNoContent    = errors.New("a control leaf has no content")
 	ErrUnknownEpoch = errors.New("the epoch leaf was not seen yet") // give the verified leaf at Header.Epoch to Open first
 	ErrNoKey        = errors.New("no private key at hand opens this epoch")
+	ErrNoPatientKey = fmt.Errorf("%w: the patient side is missing", ErrNoKey) // no fault of a reader of the network side alone
 )
 
 // Opener opens the records of any number of boxes for a reader. It learns the key of an epoch when the epoch leaf is given to
@@ -158,6 +159,9 @@ func (o *Opener) key(v Verified) (cipher.AEAD, error) {
 			}
 		}
 		if share == nil {
+			if s == sidePatient {
+				return nil, fmt.Errorf("%w, which is sealed to %s", ErrNoPatientKey, readersOf(list, s))
+			}
 			return nil, fmt.Errorf("%w: the %s side is missing, which is sealed to %s", ErrNoKey, s, readersOf(list, s))
 		}
 		all = append(all, share...)

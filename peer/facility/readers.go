@@ -14,7 +14,7 @@ import (
 
 func (d Dir) ReaderSet() string { return d.at("keys", "readers.json") } // the last set that was signed; absent: that of the grants
 
-// oldReaderKeys are the private reader keys of earlier and later sets than reader.key, in order.
+// readerKeys are the files of the private reader keys: the facility's first, and those of the sets after it, in order.
 func (d Dir) readerKeys() []string {
 	more, _ := filepath.Glob(d.at("keys", "reader-*.key")) // the pattern is a constant
 	return append([]string{d.ReaderKey()}, more...)
@@ -61,6 +61,9 @@ func (d Dir) Opener() (*record.Opener, error) {
 	}
 	return record.NewOpener(secrets...), nil
 }
+
+// ReaderMark changes when a reader key comes to the folder or goes: a running peer then takes Opener anew.
+func (d Dir) ReaderMark() string { return strings.Join(d.readerKeys(), "\n") }
 
 // Rotate makes a new reader key for the network side and signs the set of readers that all boxes of the facility are to seal
 // for from now on: this key, and those of the patient side. What was sealed before opens with the keys before, which stay.

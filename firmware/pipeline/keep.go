@@ -40,7 +40,7 @@ func (p *Pipeline) keep(known *resent, begun *start, in <-chan *reading) {
 			p.bootDue.Store(true)
 			p.begin(begun)
 		case beat := <-p.pulses:
-			if err := p.Spool.Append(nil, func(error) { close(beat) }); err != nil {
+			if err := p.Spool.Pulse(func(error) { close(beat) }); err != nil {
 				close(beat) // a disk that refuses has answered
 			}
 		case r := <-p.readers:
@@ -95,6 +95,21 @@ func (p *Pipeline) start(boot tpm.Boot) *start {
 
 func (s *start) setRun(b tpm.Boot) {
 	s.leaf.Resets, s.leaf.Restarts, s.leaf.Counter = b.Resets, b.Restarts, b.Counter
+}
+
+// wait waits until the boot leaf is on disk, or the disk has refused it. It gives up with ctx.
+func (s *start) wait(ctx context.Context) error {
+	select {
+	case <-s.kept:
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-s.kept: // both are so
+		return nil
+	default:
+		return ctx.Err()
+	}
 }
 
 // begin puts a boot leaf in front of the records to come, if one is due.

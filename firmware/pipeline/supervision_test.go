@@ -3,12 +3,16 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/firmware/pipeline"
+	"github.com/vitalgate/vitalgate/firmware/spool"
+	"github.com/vitalgate/vitalgate/record/logfile"
 )
 
 // An adapter that gives up, or panics, is begun again by itself, and the monitor beside it notices nothing.
@@ -48,11 +52,35 @@ func (b *box) otherSays(t *testing.T, message string) string {
 
 // A pulse comes back while the line moves, and not when the disk does not answer.
 func TestThePulse(t *testing.T) {
-	b := start(t, t.TempDir(), "ihe-pcd01", 1<<24)
+	var syncs atomic.Int32
+	disk := *logfile.SystemDisk()
+	disk.Fdatasync = func(f *os.File) error {
+		syncs.Add(1)
+		return logfile.SystemDisk().Fdatasync(f)
+	}
+	sp, err := spool.Open(t.TempDir(), spool.Options{Disk: &disk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sp.Close()
+	b := startWith(t, t.TempDir(), "ihe-pcd01", 1<<24, func(c *pipeline.Config) { c.Spool = sp })
+	defer b.stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
+	if err := sp.WaitSigned(ctx, 0); err != nil { // the boot leaf; then the box is idle
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := b.pipeline.Pulse(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := syncs.Load()
 	if err := b.pipeline.Pulse(ctx); err != nil {
 		t.Fatal(err)
+	}
+	if syncs.Load() == before {
+		t.Error("there is a pulse, and the disk was not asked")
 	}
 	b.stop()
 	stopped, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

@@ -66,6 +66,7 @@ type Spool struct {
 	leaves     []record.Leaf
 	calls      []call
 	queued     int64  // bytes of leaves
+	pulse      bool   // the disk is to answer, though there may be nothing to write
 	committing bool   // a commit has taken what was queued, and has not made room yet
 	next       uint64 // index of the next leaf
 	size       uint64 // leaves that are on disk
@@ -83,6 +84,7 @@ type Spool struct {
 	nfsyncs    uint64
 
 	begun       bool          // the file Begun is there; the signer's
+	wrote       bool          // since the last pulse; under commitMu
 	cramped     bool          // drop failed; under commitMu
 	lean        bool          // the reserve is in use: only checkpoints are taken; under commitMu
 	leanTried   time.Time     // when it was last tried to make the reserve again; under commitMu
@@ -236,6 +238,15 @@ func (s *Spool) Append(leaves []record.Leaf, durable func(error)) error {
 	return nil
 }
 
+// Pulse asks the disk for an answer: durable is called, as that of Append, when all that was appended before is on disk, and the disk has
+// answered a write since the pulse before. If none came, a block of the reserve is written anew.
+func (s *Spool) Pulse(durable func(error)) error {
+	s.mu.Lock()
+	s.pulse = true
+	s.mu.Unlock()
+	return s.Append(nil, durable)
+}
+
 // entryOverhead is about what an entry takes on disk beside its payload.
 const entryOverhead = 16
 
@@ -286,8 +297,8 @@ func (s *Spool) commit(sc record.SignedCheckpoint, c record.Checkpoint) error {
 
 	s.mu.Lock()
 	err := s.err
-	leaves, calls := s.leaves, s.calls
-	s.leaves, s.calls, s.queued, s.committing = s.spareLeaves[:0], s.spareCalls[:0], 0, true
+	leaves, calls, pulse := s.leaves, s.calls, s.pulse
+	s.leaves, s.calls, s.queued, s.pulse, s.committing = s.spareLeaves[:0], s.spareCalls[:0], 0, false, true
 	s.room.Broadcast()
 	s.mu.Unlock()
 	defer func() {
@@ -311,6 +322,13 @@ func (s *Spool) commit(sc record.SignedCheckpoint, c record.Checkpoint) error {
 	}
 	if err == nil && (len(leaves) > 0 || sc != nil) {
 		took, err = s.write(leaves)
+		s.wrote = true
+	}
+	if pulse {
+		if err == nil && !s.wrote {
+			s.touchReserve()
+		}
+		s.wrote = false
 	}
 	signed := err // what became of sc
 	if err == nil {

@@ -1000,3 +1000,71 @@ func TestDestroyedLogKeepsReadings(t *testing.T) {
 		t.Fatalf("the log goes on at %d with something to sign: %t", b.Next(), ok)
 	}
 }
+
+// A pulse does not come back before the disk has answered, though nothing is to be kept. Where something was kept since the pulse before, the
+// disk has answered already.
+func TestAPulseGoesToTheDisk(t *testing.T) {
+	var syncs atomic.Int32
+	var hangs atomic.Pointer[chan struct{}]
+	reached := make(chan struct{}, 1)
+	d := *logfile.SystemDisk()
+	d.Fdatasync = func(f *os.File) error {
+		syncs.Add(1)
+		if hang := hangs.Load(); hang != nil {
+			reached <- struct{}{}
+			<-*hang
+		}
+		return logfile.SystemDisk().Fdatasync(f)
+	}
+	b := open(t, t.TempDir(), Options{Disk: &d})
+	b.run(t)
+	pulse := func() chan error {
+		t.Helper()
+		beat := make(chan error, 1)
+		if err := b.Pulse(func(err error) { beat <- err }); err != nil {
+			t.Fatal(err)
+		}
+		return beat
+	}
+	answered := func(beat chan error) {
+		t.Helper()
+		select {
+		case err := <-beat:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("no pulse")
+		}
+	}
+	for range 2 {
+		hang := make(chan struct{})
+		hangs.Store(&hang)
+		beat := pulse()
+		select {
+		case <-reached:
+		case <-time.After(time.Minute):
+			close(hang)
+			t.Fatal("an idle pulse does not reach the disk")
+		}
+		select {
+		case <-beat:
+			t.Error("there is a pulse, and the disk hangs")
+		default:
+		}
+		hangs.Store(nil)
+		close(hang)
+		answered(beat)
+	}
+	b.keep(t, 1)
+	before := syncs.Load()
+	answered(pulse())
+	if n := syncs.Load() - before; n != 0 {
+		t.Errorf("the disk is asked %d times, though it has just answered", n)
+	}
+	if err := os.Remove(b.reservePath()); err != nil {
+		t.Fatal(err)
+	}
+	answered(pulse()) // a disk that refuses has answered
+	b.keep(t, 1)
+}

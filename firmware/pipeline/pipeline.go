@@ -141,7 +141,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	defer stopSigning()
 	var committer, signer errgroup.Group
 	committer.Go(func() error { defer stop(); return p.Spool.Run(kctx) }) // a disk that fails ends the line
-	signer.Go(func() error { defer stop(); return p.sign(sctx) })
+	signer.Go(func() error { defer stop(); return p.sign(sctx, begun) })
 	kept := make(chan struct{})
 	go func() { defer close(kept); p.keep(known, begun, readings) }()
 

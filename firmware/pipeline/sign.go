@@ -15,7 +15,8 @@ import (
 
 // sign is the signer loop: while the chip signs one checkpoint, leaves for the next collect (group commit, no timer).
 // A chip that fails is a condition; readings go on being kept, and everything is signed when it is back.
-func (p *Pipeline) sign(ctx context.Context) error {
+// begun is the start of a run that is known from the beginning, or nil.
+func (p *Pipeline) sign(ctx context.Context, begun *start) error {
 	failing := false
 	fail := func(err error) (again bool) {
 		if ctx.Err() != nil {
@@ -38,6 +39,11 @@ func (p *Pipeline) sign(ctx context.Context) error {
 			failing = false
 			p.Health.Clear("not-signed", "")
 			p.Log.Info("signing again")
+		}
+	}
+	if begun != nil {
+		if err := begun.wait(ctx); err != nil {
+			return nil
 		}
 	}
 	for p.booted == (tpm.Boot{}) { // what the TPM says of this start, or that it is not there: said though nothing has come to sign
@@ -167,14 +173,8 @@ func (p *Pipeline) announce(ctx context.Context, boot tpm.Boot) error {
 	default:
 	}
 	p.starts <- s
-	select {
-	case <-s.kept:
-	case <-ctx.Done():
-		select {
-		case <-s.kept: // both are so
-		default:
-			return ctx.Err()
-		}
+	if err := s.wait(ctx); err != nil {
+		return err
 	}
 	p.booted = boot
 	return nil

@@ -1,13 +1,19 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
+	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/vitalgate/vitalgate/peer/facility"
 	"github.com/vitalgate/vitalgate/peer/peertest"
 	"github.com/vitalgate/vitalgate/peer/registry"
+	"github.com/vitalgate/vitalgate/peer/starts"
 	"github.com/vitalgate/vitalgate/peer/store"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/enrolment"
@@ -137,5 +143,101 @@ func TestAStartThatIsNotAttestedIsNamed(t *testing.T) {
 	take(box.Append(leaf(now)))
 	if n := take(box.Record(2)); n != 2 || b.Starts()[len(b.Starts())-1].Verdict.Forged() {
 		t.Errorf("%d of two records after an honest start are shown: %+v", n, b.Starts())
+	}
+}
+
+// countingSource counts how often the starts are asked for.
+type countingSource struct {
+	source
+	asked int
+}
+
+func (s *countingSource) Starts(ctx context.Context, id record.BoxID) ([]starts.Start, error) {
+	s.asked++
+	return s.source.Starts(ctx, id)
+}
+
+// A reader of a log with many starts asks for what is known of them once, and again for a start that is new to it.
+func TestStartsAreAskedForOnce(t *testing.T) {
+	box := peertest.NewBox(t, "f1/gw1")
+	secret, err := record.GenerateReaderKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	box.Granted(&enrolment.Grant{Readers: enrolment.Readers{Network: []string{secret.Public().String()}}})
+	key, err := enrolment.FormatKey(&box.Data.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := &registry.Registration{Version: registry.Version, Box: "f1/gw1", DataKey: key, Claim: "emulated", Kinds: registry.AllKinds}
+	dir := t.TempDir()
+	s := store.New(store.Options{Dir: filepath.Join(dir, "store"), Quarantine: filepath.Join(dir, "quarantine"), Evidence: filepath.Join(dir, "evidence")})
+	defer s.Close()
+	b, err := s.Box(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func() {
+		t.Helper()
+		for range 50 {
+			box.Restart()
+		}
+		var messages []store.Message
+		for _, p := range box.Log[b.Size():] {
+			data, err := p.AppendBinary(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages = append(messages, store.Message{Data: data, Label: "x"})
+		}
+		if _, err := b.Add("test", messages); err != nil || len(b.Starts()) == 0 {
+			t.Fatalf("%d starts: %v", len(b.Starts()), err)
+		}
+	}
+	add()
+	src := &countingSource{source: storeSource{s}}
+	rd := newReader(src, reg, nil)
+	read := func(want int) {
+		t.Helper()
+		for _, p := range box.Log {
+			rd.asked = rd.asked.Add(time.Hour) // as if no time had passed
+			if _, _, err := rd.line(t.Context(), p, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if src.asked != want {
+			t.Errorf("the starts were asked for %d times, want %d", src.asked, want)
+		}
+	}
+	if _, _, err := rd.line(t.Context(), box.Log[0], true); err != nil {
+		t.Fatal(err)
+	}
+	read(1)
+	add()
+	read(2)
+	rd.asked = time.Time{} // a second has passed
+	if _, _, err := rd.line(t.Context(), box.Log[0], true); err != nil || src.asked != 3 {
+		t.Errorf("asked %d times: %v", src.asked, err)
+	}
+	if v, ok := rd.stored(t.Context(), 7); !ok || v.Header().Index != 7 {
+		t.Errorf("record 7 is taken for %d, %v", v.Header().Index, ok)
+	}
+	if _, ok := rd.stored(t.Context(), b.Size()); ok {
+		t.Error("a record behind the end is there")
+	}
+}
+
+// A command of this release reads beside a running peer of the one before, which knows of no starts.
+func TestAPeerThatKnowsOfNoStarts(t *testing.T) {
+	d := facility.Dir(t.TempDir())
+	l, err := net.Listen("unix", d.Socket())
+	if err != nil {
+		t.Skipf("cannot listen on %s: %v", d.Socket(), err) // its name may be too long here
+	}
+	server := &http.Server{Handler: http.NewServeMux()}
+	defer server.Close()
+	go server.Serve(l)
+	if all, err := (socketSource{d}).Starts(t.Context(), record.BoxID{Facility: "f1", Name: "gw1"}); err != nil || len(all) > 0 {
+		t.Errorf("starts %v: %v", all, err)
 	}
 }

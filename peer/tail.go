@@ -58,7 +58,7 @@ type reader struct {
 	keys     facility.Dir   // where keys come to while it reads; "": nowhere
 	mark     string         // of keys, when they were last read
 	starts   []starts.Start // of the box, as far as was asked
-	asked    bool
+	asked    time.Time
 }
 
 func newReader(src source, r *registry.Registration, opener *record.Opener) *reader {
@@ -70,12 +70,13 @@ func (r *reader) refuses(ctx context.Context, h record.Header) (string, error) {
 	if reason := r.reg.Refuses(h); reason != "" {
 		return "the registry does not grant it to the box (" + reason + ")", nil
 	}
-	if !r.asked || h.Kind == record.KindBoot && (len(r.starts) == 0 || h.Index > r.starts[len(r.starts)-1].Index) {
+	// A start may be judged anew: a gap before it was mended. A box may write boot leaves without end.
+	if time.Since(r.asked) >= time.Second || h.Kind == record.KindBoot && (len(r.starts) == 0 || h.Index > r.starts[len(r.starts)-1].Index) {
 		all, err := r.source.Starts(ctx, r.reg.ID())
 		if err != nil {
 			return "", err
 		}
-		r.starts, r.asked = all, true
+		r.starts, r.asked = all, time.Now()
 	}
 	if s := starts.Withheld(r.starts, h.Index); s != nil && !h.Kind.Control() {
 		return fmt.Sprintf("the TPM of the box has not said what the box tells of its start at record %d (%s)", s.Index, s.Verdict), nil

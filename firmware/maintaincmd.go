@@ -23,11 +23,14 @@ type maintainCmd struct {
 
 func (c maintainCmd) Run(ctx context.Context) error {
 	log := newLog(0)
-	listen := c.Listen
 	if c.Label {
-		listen = "127.0.0.1:0"
+		l, err := maintain.Label(c.Dir)
+		if err == nil {
+			fmt.Println(l)
+		}
+		return err
 	}
-	s, err := maintain.Open(maintain.Box{Dir: c.Dir, Listen: listen, Log: log,
+	s, err := maintain.Open(maintain.Box{Dir: c.Dir, Listen: c.Listen, Log: log,
 		Work: func(ctx context.Context, config string) error { return run(ctx, config, log) },
 		Test: func(ctx context.Context, o protocol.TestOptions) ([]byte, error) {
 			data := filepath.Join(c.Dir, "data")
@@ -36,10 +39,6 @@ func (c maintainCmd) Run(ctx context.Context) error {
 		}})
 	if err != nil {
 		return err
-	}
-	if c.Label {
-		fmt.Println(s.Label())
-		return s.Close()
 	}
 	fmt.Fprintf(os.Stderr, "box %s listens for vitalprov at %s\n", s.Label().Name(), s.Addr())
 	if l := lamp.Find("/"); l != nil {

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vitalgate/vitalgate/firmware/config"
 	"github.com/vitalgate/vitalgate/firmware/enrol"
 	"github.com/vitalgate/vitalgate/firmware/measured"
@@ -39,6 +41,34 @@ func (d folder) grant() string   { return filepath.Join(string(d), "grant.json")
 func (d folder) data() string    { return filepath.Join(string(d), "data") } // box.data
 func (d folder) tpm() string     { return filepath.Join(d.data(), "tpm") }
 
+func (d folder) lock() string { return filepath.Join(string(d), "lock") }
+
+var errInUse = errors.New("another vitalgate works on it; stop that one first")
+
+// open makes the folder where there is none, and this process the only one that works on it: two would differ over whose the box is.
+// The lock ends with the process.
+func (d folder) open() (unlock func(), err error) {
+	if err := d.make(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the box's folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errInUse
+		}
+		return nil, fmt.Errorf("cannot use the box's folder %s: %w", d, err)
+	}
+	if err := d.tidy(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot use the box's folder: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
 func (d folder) make() error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("cannot make the box's folder: %w", err)
@@ -49,9 +79,6 @@ func (d folder) make() error {
 	}
 	if st.Mode().Perm()&0o067 != 0 { // that a group may pass through it is how the image lets the line to its data
 		return fmt.Errorf("cannot use the box's folder %s: others may read it (mode %v); run: chmod 700 %s", d, st.Mode().Perm(), d)
-	}
-	if err := d.tidy(); err != nil {
-		return fmt.Errorf("cannot use the box's folder: %w", err)
 	}
 	return nil
 }
@@ -148,9 +175,15 @@ func newLinkKey() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// owner is whose the box is; nil, nobody's. With an error the box is owned, and nobody can be let in.
+// owned says whether the box is somebody's.
+func (d folder) owned() bool {
+	_, err := os.Stat(d.config())
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// owner is whose the box is, by the folder as it is now; nil, nobody's. With an error the box is owned, and nobody can be let in.
 func (d folder) owner() (*owner, error) {
-	if _, err := os.Stat(d.config()); errors.Is(err, fs.ErrNotExist) {
+	if !d.owned() {
 		return nil, nil
 	}
 	cfg, err := config.Load(d.config())

@@ -71,13 +71,28 @@ type Server struct {
 	work   *work
 	trial  trial
 
-	mu    sync.Mutex
-	link  identity
-	owner *owner // nil: nobody's
+	unlock func() // of the folder, which is this process's alone
+
+	mu   sync.Mutex
+	link identity
+}
+
+// Label is the label of the box with the folder, which may be running; that of a new box is made.
+func Label(dir string) (protocol.Label, error) {
+	d := folder(dir)
+	unlock, err := d.open()
+	switch {
+	case err == nil:
+		defer unlock()
+	case !errors.Is(err, errInUse):
+		return protocol.Label{}, err
+	}
+	id, err := d.identity()
+	return id.label, err
 }
 
 // Open reads the folder, making the label of a new box, and listens.
-func Open(b Box) (*Server, error) {
+func Open(b Box) (_ *Server, err error) {
 	if b.Log == nil {
 		b.Log = slog.New(slog.DiscardHandler)
 	}
@@ -88,14 +103,18 @@ func Open(b Box) (*Server, error) {
 	b.BodyTime = cmp.Or(b.BodyTime, 30*time.Second)
 	s := &Server{box: b, folder: folder(b.Dir), tries: newTries(time.Now)}
 	s.work = newWork(func(ctx context.Context) error { return b.Work(ctx, s.folder.config()) }, b.Log)
-	if err := s.folder.make(); err != nil {
+	if s.unlock, err = s.folder.open(); err != nil {
 		return nil, err
 	}
-	var err error
+	defer func() {
+		if err != nil {
+			s.unlock()
+		}
+	}()
 	if s.link, err = s.folder.identity(); err != nil {
 		return nil, err
 	}
-	if s.owner, err = s.folder.owner(); err != nil {
+	if _, err := s.folder.owner(); err != nil {
 		// It is owned, but nobody can say by whom: only a reset by hand, or by the stick of somebody at the box, opens it.
 		b.Log.Error("the box has an owner, but nobody can be let in", "error", err.Error())
 	}
@@ -117,7 +136,7 @@ func Open(b Box) (*Server, error) {
 // Addr is where the link listens.
 func (s *Server) Addr() string { return s.lis.Addr().String() }
 
-// Label is what is to stand on the box.
+// Label is what is to stand on the box now.
 func (s *Server) Label() protocol.Label {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,17 +144,17 @@ func (s *Server) Label() protocol.Label {
 }
 
 // Owned says whether the box is somebody's.
-func (s *Server) Owned() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.owner != nil
-}
+func (s *Server) Owned() bool { return s.folder.owned() }
 
 // Close ends a link that was not run.
-func (s *Server) Close() error { return s.lis.Close() }
+func (s *Server) Close() error {
+	defer s.unlock()
+	return s.lis.Close()
+}
 
 // Run answers tools, and has the box work once it is owned, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.unlock()
 	if s.Owned() {
 		s.work.begin()
 	} else {
@@ -172,9 +191,6 @@ func (s *Server) provision(ctx context.Context, p protocol.Provision) error {
 		if err != nil {
 			return err
 		}
-		s.mu.Lock()
-		s.owner = o
-		s.mu.Unlock()
 		s.box.Log.Info("the box is provisioned", "box", o.id.String())
 		s.work.begin()
 		return nil
@@ -193,7 +209,7 @@ func (s *Server) reset(ctx context.Context, r protocol.Reset) (done protocol.Res
 			return err
 		}
 		s.mu.Lock()
-		s.owner, s.link = nil, id
+		s.link = id
 		s.mu.Unlock()
 		if r.NewLabel {
 			done.Label = id.label.String()

@@ -126,6 +126,7 @@ func configOf(box string) string {
 type box struct {
 	*maintain.Server
 	dir     string
+	end     func() // of Run
 	working atomic.Int32
 	works   atomic.Int32 // how often it began
 }
@@ -155,12 +156,13 @@ func open(t *testing.T, change func(*maintain.Box)) *box {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	b.end = sync.OnceFunc(func() {
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(b.end)
 	return b
 }
 
@@ -262,7 +264,7 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range left {
-		if n := e.Name(); n != "claim" && n != "link.key" {
+		if n := e.Name(); n != "claim" && n != "link.key" && n != "lock" {
 			t.Errorf("the reset left %s", n)
 		}
 	}
@@ -324,6 +326,7 @@ func TestWhoIsLetIn(t *testing.T) {
 func TestDamageOpensNoBox(t *testing.T) {
 	b, f := open(t, nil), newFacility(t)
 	b.enrolled(t, f)
+	b.end()
 	for _, name := range []string{"grant.json", "config.toml"} {
 		path := filepath.Join(b.dir, name)
 		good, err := os.ReadFile(path)
@@ -352,6 +355,52 @@ func TestDamageOpensNoBox(t *testing.T) {
 		}
 		if err := os.WriteFile(path, good, 0o600); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// Two that work on one folder would differ over whose the box is: the second one is refused, and may only show the label.
+func TestOneBoxForAFolder(t *testing.T) {
+	b, f := open(t, nil), newFacility(t)
+	idle := func(ctx context.Context, config string) error { <-ctx.Done(); return nil }
+	for range 2 { // nobody's and owned
+		if _, err := maintain.Open(maintain.Box{Dir: b.dir, Listen: "127.0.0.1:0", Work: idle}); err == nil || !strings.Contains(err.Error(), "another vitalgate works on it; stop that one first") {
+			t.Errorf("a second box on one folder: %v", err)
+		}
+		if l, err := maintain.Label(b.dir); err != nil || l != b.Label() {
+			t.Errorf("the label of a running box: %v, %v", l.Name(), err)
+		}
+		if !b.Owned() {
+			b.enrolled(t, f)
+		}
+	}
+	label := b.Label()
+	b.end()
+	s, err := maintain.Open(maintain.Box{Dir: b.dir, Listen: "127.0.0.1:0", Work: idle})
+	if err != nil {
+		t.Fatalf("the folder of a box that has ended: %v", err)
+	}
+	if s.Label() != label || !s.Owned() {
+		t.Error("it is another box")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whose the box is stands in the folder at each request: a claim code that was good opens no box that has got an owner since.
+func TestOwnershipIsReadFromTheFolder(t *testing.T) {
+	b := open(t, nil)
+	call := b.as(b.Label(), nil)
+	if status, answer := call("GET", protocol.PathAbout, nil); status != 200 {
+		t.Fatalf("%d %s", status, answer)
+	}
+	if err := os.WriteFile(filepath.Join(b.dir, "config.toml"), []byte(configOf("f1/gw1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{protocol.PathReset, protocol.PathRequest} {
+		if status, answer := call("POST", path, protocol.Ask{Box: "f1/gw1"}); status != 403 {
+			t.Errorf("%s: %d %s", path, status, answer)
 		}
 	}
 }

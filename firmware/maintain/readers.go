@@ -49,12 +49,11 @@ func told(set *enrolment.ReaderSet) protocol.Readers {
 
 // whose is the name of an owned box.
 func (s *Server) whose() (record.BoxID, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.owner == nil || s.owner.authority == nil {
-		return record.BoxID{}, errors.New("cannot tell whom this box seals for: it has no owner, or its files do not say who; provision it first")
+	o, err := s.folder.owner()
+	if err != nil || o == nil {
+		return record.BoxID{}, errors.Join(errors.New("cannot tell whom this box seals for: it has no owner, or its files do not say who; provision it first"), err)
 	}
-	return s.owner.id, nil
+	return o.id, nil
 }
 
 // takeReaders takes a set of readers. The line begins anew with it: a set that does not hold stops no line, and on the image the line runs

@@ -110,9 +110,8 @@ func (s *Server) admit(r route, req *http.Request) error {
 	if r.anybody {
 		return nil
 	}
-	s.mu.Lock()
-	o, label := s.owner, s.link.label
-	s.mu.Unlock()
+	o, _ := s.folder.owner() // with an error nobody is admitted
+	label := s.Label()
 	host := hostOf(req.RemoteAddr)
 	wait := s.tries.locked(host)
 	if o == nil {
@@ -225,9 +224,11 @@ func (s *Server) getAbout(http.ResponseWriter, *http.Request) (any, error) {
 	}
 	slices.Sort(a.Can)
 	if a.Owned {
-		s.mu.Lock()
-		a.Box = s.owner.id.String()
-		s.mu.Unlock()
+		o, err := s.folder.owner()
+		if err != nil || o == nil {
+			return nil, errors.Join(errors.New("cannot say whose this box is: its files changed just now; ask again"), err)
+		}
+		a.Box = o.id.String()
 		text, err := s.folder.configText()
 		if err != nil {
 			return nil, err
@@ -275,6 +276,9 @@ func (s *Server) postRequest(w http.ResponseWriter, req *http.Request) (any, err
 	id, err := record.ParseBoxID(ask.Box)
 	if err != nil {
 		return nil, refusal{http.StatusBadRequest, err}
+	}
+	if o, _ := s.folder.owner(); o != nil && o.id != id {
+		return nil, fmt.Errorf("cannot ask to be enrolled as %s: this box is %s already; vitalprov reset makes it nobody's", id, o.id)
 	}
 	var q *enrolment.Request
 	err = s.alone(req.Context(), func() error {

@@ -63,7 +63,7 @@ func (h hubFlag) grant(ctx context.Context, b *box, request []byte, leaves []str
 		}
 		args = append(args, "--answer", answer)
 	case slices.ContainsFunc(onTrust, func(reason string) bool { return strings.Contains(err.Error(), reason) }):
-		say("The box is let in on trust, because its TPM proves nothing here: %v", err)
+		say("The box asks to be let in on trust: no TPM proves here what it is. The registry will say so.")
 	default:
 		return nil, err
 	}
@@ -101,11 +101,74 @@ type record struct {
 	Bundle  bundle     `json:"bundle"`
 }
 
-// tail gives the verified records of a box at the peer as they come. A peer that is not up yet is waited for.
-func (h hubFlag) tail(ctx context.Context, box string, each func(record) (more bool)) error {
+// size is how many records of a box the peer has. A peer that is not up yet is waited for; one that is not there, or knows no such box,
+// is not.
+func (h hubFlag) size(ctx context.Context, box string) (uint64, error) {
 	waiting := false
 	for {
-		more, err := h.tailOnce(ctx, box, each)
+		cmd := exec.CommandContext(ctx, h.Vitalpeer, "status", "--json", "--data", h.Hub)
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		out, err := cmd.Output() // an error too where the peer is not well
+		var st struct {
+			Running bool
+			Boxes   []struct {
+				Box     string
+				Records uint64
+			}
+		}
+		exit := (*exec.ExitError)(nil)
+		switch bad := json.Unmarshal(out, &st); {
+		case ctx.Err() != nil:
+			return 0, context.Cause(ctx)
+		case err != nil && !errors.As(err, &exit):
+			return 0, fmt.Errorf("cannot run %s: %w", h.Vitalpeer, err)
+		case bad != nil && strings.Contains(said.String(), "(no peer.toml)"):
+			return 0, fmt.Errorf("cannot ask the peer: %s", bytes.TrimSpace(said.Bytes()))
+		case bad == nil:
+			for _, b := range st.Boxes {
+				if b.Box == box {
+					return b.Records, nil
+				}
+			}
+			return 0, fmt.Errorf("cannot find box %q at the peer in %s: it is not registered there; vitalpeer box list --data %s shows all", box, h.Hub, h.Hub)
+		}
+		if !waiting {
+			waiting = true
+			say("The peer does not answer yet, it is asked again: %s", bytes.TrimSpace(said.Bytes()))
+		}
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// there gives the verified records of a box from one on that the peer has.
+func (h hubFlag) there(ctx context.Context, box string, from uint64, each func(record)) error {
+	out, err := h.peer(ctx, "tail", "--box", box, "--from", fmt.Sprint(from))
+	if err != nil {
+		return err
+	}
+	for line := range bytes.Lines(out) {
+		var r record
+		if err := json.Unmarshal(line, &r); err != nil {
+			return fmt.Errorf("cannot read a line of vitalpeer tail: %w", err)
+		}
+		each(r)
+	}
+	return nil
+}
+
+// tail gives the verified records of a box at the peer from one on as they come. A peer that is not up yet is waited for.
+func (h hubFlag) tail(ctx context.Context, box string, from uint64, each func(record) (more bool)) error {
+	waiting := false
+	for {
+		more, err := h.tailOnce(ctx, box, from, func(r record) bool {
+			from = r.Index + 1
+			return each(r)
+		})
 		if !more || ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -121,10 +184,10 @@ func (h hubFlag) tail(ctx context.Context, box string, each func(record) (more b
 	}
 }
 
-func (h hubFlag) tailOnce(ctx context.Context, box string, each func(record) bool) (more bool, err error) {
+func (h hubFlag) tailOnce(ctx context.Context, box string, from uint64, each func(record) bool) (more bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, h.Vitalpeer, "tail", "--follow", "--box", box, "--data", h.Hub)
+	cmd := exec.CommandContext(ctx, h.Vitalpeer, "tail", "--follow", "--box", box, "--from", fmt.Sprint(from), "--data", h.Hub)
 	cmd.WaitDelay = 2 * time.Second
 	var said bytes.Buffer
 	cmd.Stderr = &said

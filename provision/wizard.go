@@ -162,7 +162,8 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	r := readingsCmd{hubFlag: hub, Box: name, Monitor: monitors, Timeout: 15 * time.Minute}
-	if err := r.confirm(ctx, a.in, out); err != nil {
+	// The box was nobody's until now, so that all of its readings are new.
+	if err := r.confirm(ctx, 0, a.in, out); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "Done: box %s works, and its first readings are confirmed.\n", name)

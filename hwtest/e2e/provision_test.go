@@ -134,9 +134,11 @@ func TestSetUpABox(t *testing.T) {
 		t.Errorf("enrol says %s", out)
 	}
 	send(1, monitor)
-	if out := do("vitalprov", "readings", "f1/gw1", "--yes", "--monitor", "bed-1"); !strings.Contains(out, "I see heart rate 51 per minute from ICU / bed-1.") {
+	if out := do("vitalprov", "readings", "f1/gw1", "--yes", "--earlier", "--monitor", "bed-1"); !strings.Contains(out, "I see heart rate 51 per minute from ICU / bed-1.") {
 		t.Errorf("readings says %s", out)
 	}
+	refused("no new charted reading came", "vitalprov", "readings", "f1/gw1", "--yes", "--monitor", "bed-1", "--timeout", "3s") // that one is of before
+	refused("cannot find box \"f1/gw9\"", "vitalprov", "readings", "f1/gw9", "--yes")
 	if out := do("vitalprov", "status", address, "--label", label); !strings.Contains(out, "f1/gw1") {
 		t.Errorf("status says %s", out)
 	}
@@ -229,6 +231,25 @@ func TestSetUpABox(t *testing.T) {
 	<-done
 	if failed != nil || !strings.Contains(string(told), "I see heart rate 53 per minute from ICU / bed-1.") || !strings.Contains(string(told), "Done: box f1/gw2 works") {
 		t.Errorf("the wizard: %v\n%s", failed, told)
+	}
+
+	// Later the same question is about a reading of now.
+	var now []byte
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		now, failed = command("vitalprov", "readings", "f1/gw2", "--yes", "--monitor", "bed-2").CombinedOutput()
+	}()
+	for n, asking := 5, true; asking; n++ {
+		send(n, monitor)
+		select {
+		case <-done:
+			asking = false
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	if failed != nil || !strings.Contains(string(now), "I see heart rate") || strings.Contains(string(now), "I see heart rate 53 ") {
+		t.Errorf("readings: %v\n%s", failed, now)
 	}
 }
 

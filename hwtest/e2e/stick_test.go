@@ -146,7 +146,7 @@ func TestAStickOnTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.says("AA", "vitalgate", "replay", "--to", "tcp://"+monitor, "one.hl7")
-	f.says("I see heart rate 51 per minute from ICU / bed-1", "vitalprov", "readings", "f1/gw1", "--yes", "--monitor", "bed-1", "--hub", "hub")
+	f.says("I see heart rate 51 per minute from ICU / bed-1", "vitalprov", "readings", "f1/gw1", "--yes", "--earlier", "--monitor", "bed-1", "--hub", "hub")
 	if _, err := f.box.Stick(f.ctx, f.stick); err == nil || !strings.Contains(err.Error(), "has an owner") {
 		t.Errorf("an owned box serves sticks: %v", err)
 	}

@@ -544,8 +544,11 @@ func TestExportVerifiesWithOpenSSL(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "export")
 	program(t, "export", "f1/gw1", "--from", "2", "--to", "6", "-o", out, "--data", string(hub.dir))
 	leaves, err := filepath.Glob(filepath.Join(out, "*.leaf"))
-	if err != nil || len(leaves) != 4 {
-		t.Fatalf("exported %v (%v), want four records", leaves, err)
+	if err != nil || len(leaves) != 5 {
+		t.Fatalf("exported %v (%v), want four records and the beginning of their epoch", leaves, err)
+	}
+	if got := program(t, "open", out, "2", "--reader", hub.dir.ReaderKey()); got != string(peertest.Bundle(61)) {
+		t.Errorf("record 2 of the export says %q", got)
 	}
 	for _, l := range leaves {
 		leaf, err := os.ReadFile(l)

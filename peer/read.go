@@ -153,14 +153,27 @@ func (c *exportCmd) Run(ctx context.Context) error {
 		return nil
 	}
 	n, first := 0, ""
+	keep := func(v record.Verified) error {
+		name := fmt.Sprintf("%012d", v.Header().Index)
+		return errors.Join(write(name+".leaf", v.Leaf()), write(name+".tlog-proof", v.Published().Text()))
+	}
+	epochs := map[uint64]bool{} // that began before the first record: without them nobody can open it
 	err = each(ctx, c.dir(), c.Box, c.From, c.To, func(rd *reader, v record.Verified) error {
 		n++
-		name := fmt.Sprintf("%012d", v.Header().Index)
-		first = cmp.Or(first, name)
-		return errors.Join(write(name+".leaf", v.Leaf()), write(name+".tlog-proof", v.Published().Text()))
+		h := v.Header()
+		first = cmp.Or(first, fmt.Sprintf("%012d", h.Index))
+		if !h.Kind.Control() && h.Epoch < c.From {
+			epochs[h.Epoch] = true
+		}
+		return keep(v)
 	})
 	if err != nil {
 		return err
+	}
+	for _, index := range sortedKeys(epochs) {
+		if err := each(ctx, c.dir(), c.Box, index, index+1, func(_ *reader, v record.Verified) error { return keep(v) }); err != nil {
+			return err
+		}
 	}
 	if n == 0 {
 		os.Remove(c.Out)
@@ -178,6 +191,9 @@ func (c *exportCmd) Run(ctx context.Context) error {
 		}
 	}
 	fmt.Printf("%d records of box %s are in %s; README there says how to verify them.\n", n, c.Box, c.Out)
+	if len(epochs) > 0 {
+		fmt.Printf("With them are %d earlier ones that hold the keys of some, sealed: the beginnings of their epochs.\n", len(epochs))
+	}
 	return nil
 }
 

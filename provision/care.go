@@ -130,20 +130,32 @@ func (c hwtestRunCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Out != "" { // before the box is interrupted
+		if err := writeNew(c.Out, nil, 0o644); err != nil {
+			return err
+		}
+	}
+	text, err := c.test(ctx, b)
+	if c.Out != "" && err != nil {
+		return errors.Join(err, os.Remove(c.Out))
+	}
+	if err != nil {
+		return err
+	}
+	if c.Out != "" {
+		if err := os.WriteFile(c.Out, text, 0o644); err != nil {
+			return fmt.Errorf("cannot keep the report: %w", err)
+		}
+	}
+	return show(text, "", c.JSON)
+}
+
+func (c hwtestRunCmd) test(ctx context.Context, b *box) (text []byte, err error) {
 	if c.Factory {
 		please("put a loopback plug on each serial line that is to be tested")
 	}
 	say("The box tests its hardware, which takes up to a minute …")
-	var text []byte
-	if err := b.call(ctx, "POST", protocol.PathTest, protocol.TestOptions{Factory: c.Factory}, &text); err != nil {
-		return err
-	}
-	if c.Out != "" {
-		if err := writeNew(c.Out, text, 0o644); err != nil {
-			return err
-		}
-	}
-	return show(text, "", c.JSON)
+	return text, b.call(ctx, "POST", protocol.PathTest, protocol.TestOptions{Factory: c.Factory}, &text)
 }
 
 type hwtestVerifyCmd struct {

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	records "github.com/vitalgate/vitalgate/record" // record is a line of vitalpeer tail here
 )
 
 // binding are the flags that say where the box stands and which monitors are at it.
@@ -18,6 +20,12 @@ type binding struct {
 	Monitor []string `sep:"none" placeholder:"KEY=VALUE …" help:"One monitor, as keys of the box's configuration with blanks between: name=bed-12 kind=serial device=/dev/ttyUSB0 dialect=comen zone=Europe/Berlin bed=ICU-12. Again for the next one."`
 	Config  string   `type:"existingfile" placeholder:"FILE" help:"A whole configuration in place of --monitor; box.data must be \"data\" and network.grant \"grant.json\"."`
 	Status  string   `placeholder:"HOST:PORT" help:"Where the box shows its status page (without it: as before, at first 127.0.0.1:8100, which only the box itself sees)."`
+}
+
+// boxName says whether a box can have the name.
+func boxName(s string) error {
+	_, err := records.ParseBoxID(s)
+	return err
 }
 
 // numbers are the keys of a monitor that are no text.

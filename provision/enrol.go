@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -98,7 +99,7 @@ func (c enrolCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := known(ctx, b, c.Monitor); err != nil {
+	if err := known(ctx, b, c.Box, c.Monitor); err != nil {
 		return err
 	}
 	if err := b.check(ctx, c.Box, config); err != nil {
@@ -118,10 +119,13 @@ func (c enrolCmd) Run(ctx context.Context) error {
 }
 
 // known says whether the box knows what is wished for, before anything is changed.
-func known(ctx context.Context, b *box, monitors []string) error {
+func known(ctx context.Context, b *box, name string, monitors []string) error {
 	var a protocol.About
 	if err := b.call(ctx, "GET", protocol.PathAbout, nil, &a); err != nil {
 		return err
+	}
+	if a.Owned && a.Box != name {
+		return fmt.Errorf("cannot enrol the box as %s: it is %s already; vitalprov bind changes its monitors, vitalprov reset makes it nobody's", name, a.Box)
 	}
 	for _, m := range monitors {
 		keys, err := parseMonitor(m)
@@ -144,6 +148,9 @@ func (b *box) check(ctx context.Context, name, config string) error {
 	return b.call(ctx, "POST", protocol.PathCheck, protocol.Plan{Box: name, Config: config}, nil)
 }
 
+// settle is how long a box that has just begun may say that it does not work before it is believed.
+const settle = 10 * time.Second
+
 // start gives the box what it needs and waits until it works.
 func start(ctx context.Context, b *box, p protocol.Provision, patience time.Duration) error {
 	var st protocol.Status
@@ -153,6 +160,7 @@ func start(ctx context.Context, b *box, p protocol.Provision, patience time.Dura
 	say("The box has its grant and its configuration, and begins to work …")
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	began := time.Now()
 	for {
 		err := b.call(ctx, "GET", protocol.PathStatus, nil, &st)
 		var r report
@@ -160,8 +168,13 @@ func start(ctx context.Context, b *box, p protocol.Provision, patience time.Dura
 			if err := json.Unmarshal(st.Report, &r); err != nil {
 				return fmt.Errorf("cannot read the box's status: %w", err)
 			}
-			fmt.Printf("box %s: %s\nkey: %s\n", r.Box, r.Verdict, r.Protection)
-			return nil
+			if r.Ready || time.Since(began) > min(settle, patience/2) {
+				fmt.Printf("box %s: %s\nkey: %s\n", r.Box, r.Verdict, r.Protection)
+				if !r.Ready {
+					return errSaid
+				}
+				return nil
+			}
 		}
 		// An owned box lets only certified tools in: one that enrols with the claim code alone has done its work here.
 		if err != nil && strings.Contains(err.Error(), "vitalpeer tool add") {
@@ -297,7 +310,7 @@ func (c bindCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := known(ctx, b, c.Monitor); err != nil {
+	if err := known(ctx, b, a.Box, c.Monitor); err != nil {
 		return err
 	}
 	return start(ctx, b, protocol.Provision{Config: config}, c.Timeout)
@@ -321,7 +334,12 @@ func (c statusCmd) Run(ctx context.Context) error {
 		return printJSON(st)
 	}
 	if st.Report == nil {
-		fmt.Println("The box does not work.", st.Trouble)
+		var known protocol.Box
+		if err := b.call(ctx, "GET", protocol.PathBox, nil, &known); err == nil && !known.Owned {
+			fmt.Println("The box is nobody's and does nothing yet: vitalprov enrol, or vitalprov wizard, makes it part of a facility.")
+			return errSaid
+		}
+		fmt.Println(strings.TrimSpace("The box does not work. " + cmp.Or(st.Trouble, "It is about to begin, or an operation has it for itself; ask again in a minute.")))
 		return errSaid
 	}
 	var r report

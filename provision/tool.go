@@ -165,8 +165,13 @@ func (c toolShowCmd) Run() error {
 // writeNew writes a file that must not be there yet.
 func writeNew(path string, b []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("cannot write: %w; remove the old file or name another", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("cannot write: %w; make the folder first, or name another", err)
+	case err != nil:
+		return fmt.Errorf("cannot write: %w; name a file in a folder that you may write to", err)
 	}
 	_, err = f.Write(b)
 	if err = errors.Join(err, f.Close()); err != nil {

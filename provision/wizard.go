@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,24 +79,8 @@ func (a asker) choose(question string, list []string) (int, error) {
 func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	a := asker{bufio.NewScanner(in), out}
 	please("mount the box, plug in network and power, and wait until its lamp blinks slowly")
-	address, err := a.ask("Address of the box", "", something)
+	b, about, err := c.find(ctx, a)
 	if err != nil {
-		return err
-	}
-	var l protocol.Label
-	if _, err := a.ask("Its label (scan the QR code, or type key and code)", "", func(s string) (err error) {
-		l, err = protocol.ParseLabel(s)
-		return err
-	}); err != nil {
-		return err
-	}
-	id, err := c.identity()
-	if err != nil {
-		return err
-	}
-	b := newBox(address, l, id)
-	var about protocol.About
-	if err := b.call(ctx, "GET", protocol.PathAbout, nil, &about); err != nil {
 		return err
 	}
 	printAbout(about)
@@ -109,7 +94,7 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	name, err := a.ask("Name of the box, facility/name", "", something)
+	name, err := a.ask("Name of the box, facility/name", "", boxName)
 	if err != nil {
 		return err
 	}
@@ -117,7 +102,13 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	bind.Status = c.Status
 	var monitors []string
 	for {
-		text, monitor, err := a.monitor(about, len(bind.Monitor)+1)
+		text, monitor, err := a.monitor(about, len(bind.Monitor)+1, func(m string) error {
+			config, err := binding{Monitor: append(slices.Clone(bind.Monitor), m), Status: bind.Status}.text(name)
+			if err != nil {
+				return err
+			}
+			return b.check(ctx, name, config)
+		})
 		if err != nil {
 			return err
 		}
@@ -130,7 +121,7 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 			break
 		}
 	}
-	fmt.Fprintf(out, "The same with flags: vitalprov enrol %s --label … --hub %s --box %s", address, hub.Hub, name)
+	fmt.Fprintf(out, "The same with flags: vitalprov enrol %s --label … --hub %s --box %s", b.address, hub.Hub, name)
 	for _, m := range bind.Monitor {
 		fmt.Fprintf(out, " --monitor %q", m)
 	}
@@ -171,8 +162,35 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// monitor asks for one monitor and gives its --monitor flag and its name.
-func (a asker) monitor(about protocol.About, n int) (flag, name string, err error) {
+// find asks for the box until it answers.
+func (c wizardCmd) find(ctx context.Context, a asker) (b *box, about protocol.About, err error) {
+	id, err := c.identity()
+	if err != nil {
+		return nil, about, err
+	}
+	address := ""
+	for {
+		if address, err = a.ask("Address of the box", address, something); err != nil {
+			return nil, about, err
+		}
+		var l protocol.Label
+		if _, err := a.ask("Its label (scan the QR code, or type key and code)", "", func(s string) (err error) {
+			l, err = protocol.ParseLabel(s)
+			return err
+		}); err != nil {
+			return nil, about, err
+		}
+		b = newBox(address, l, id)
+		err := b.call(ctx, "GET", protocol.PathAbout, nil, &about)
+		if err == nil || ctx.Err() != nil {
+			return b, about, err
+		}
+		fmt.Fprintln(a.out, " ", err)
+	}
+}
+
+// monitor asks for one monitor and gives its --monitor flag and its name. Try says whether the box could use a flag.
+func (a asker) monitor(about protocol.About, n int, try func(flag string) error) (flag, name string, err error) {
 	fmt.Fprintf(a.out, "Monitor %d. What is it? The name on its front helps.\n", n)
 	families := make([]string, len(about.Dialects))
 	for i, d := range about.Dialects {
@@ -189,7 +207,16 @@ func (a asker) monitor(about protocol.About, n int) (flag, name string, err erro
 		}
 		return nil
 	}
-	name, err = a.ask("A name for it in records and on pages", fmt.Sprintf("bed-%d", n), plain)
+	// with gives what accepts an answer that the box could use after what was answered before.
+	with := func(before string) func(string) error {
+		return func(s string) error {
+			if err := plain(s); err != nil {
+				return err
+			}
+			return try(before + s)
+		}
+	}
+	name, err = a.ask("A name for it in records and on pages", fmt.Sprintf("bed-%d", n), with("address=0.0.0.0:0 name="))
 	if err != nil {
 		return "", "", err
 	}
@@ -204,32 +231,32 @@ func (a asker) monitor(about protocol.About, n int) (flag, name string, err erro
 	flag = "name=" + name + " dialect=" + d.Name
 	switch k {
 	case 0:
-		place, err := a.ask("Port that the monitor sends to, with the box's address before it (0.0.0.0 is any)", "0.0.0.0:2575", plain)
+		place, err := a.ask("Port that the monitor sends to, with the box's address before it (0.0.0.0 is any)", "0.0.0.0:2575", with(flag+" kind=mllp-server address="))
 		if err != nil {
 			return "", "", err
 		}
 		please("set the monitor's HL7 export (often \"EMR\" or \"HL7\" in its service menu) to the box's address and port %s", place[strings.LastIndexByte(place, ':')+1:])
 		flag += " kind=mllp-server address=" + place
 	case 1:
-		place, err := a.ask("Address of the monitor, host:port", "", plain)
-		if err != nil {
-			return "", "", err
-		}
 		kind := "mllp-client"
 		if d.Name == "mindray-pds" {
 			kind = d.Name
 		}
+		place, err := a.ask("Address of the monitor, host:port", "", with(flag+" kind="+kind+" address="))
+		if err != nil {
+			return "", "", err
+		}
 		flag += " kind=" + kind + " address=" + place
 	default:
 		please("plug the monitor's serial cable into the socket %s of the box", about.Lines[k-2])
-		baud, err := a.ask("Baud rate, as the monitor is set", "9600", plain)
+		baud, err := a.ask("Baud rate, as the monitor is set", "9600", with(flag+" kind=serial device="+about.Lines[k-2]+" baud="))
 		if err != nil {
 			return "", "", err
 		}
 		flag += " kind=serial device=" + about.Lines[k-2] + " baud=" + baud
 	}
 	for _, q := range []struct{ question, key, otherwise string }{{"Time zone of the monitor's clock, such as Europe/Berlin", "zone", ""}, {"Bed, as the ward calls it", "bed", name}} {
-		v, err := a.ask(q.question, q.otherwise, plain)
+		v, err := a.ask(q.question, q.otherwise, with(flag+" "+q.key+"="))
 		if err != nil {
 			return "", "", err
 		}

@@ -206,7 +206,7 @@ func TestSetUpABox(t *testing.T) {
 		}
 	}
 	wizard := command("vitalprov", "wizard", "--status", hospital.FreeAddr())
-	answers := []string{address, "not a label", label, "f1/gw2", "99", fmt.Sprint(family), "bed-2", "1", monitor, "", "UTC", "ICU-2", "no", "yes", "perhaps", "yes"}
+	answers := []string{address, "not a label", wrong.String(), address, label, "gw2", "f1/gw2", "99", fmt.Sprint(family), "bed/2", "bed-2", "1", "127.0.0.1", monitor, "Nowhere/Land", "UTC", "ICU-2", "no", "yes", "perhaps", "yes"}
 	wizard.Stdin = strings.NewReader(strings.Join(answers, "\n") + "\n")
 	sent := make(chan struct{})
 	go func() {
@@ -251,6 +251,11 @@ func TestSetUpABox(t *testing.T) {
 	if failed != nil || !strings.Contains(string(now), "I see heart rate") || strings.Contains(string(now), "I see heart rate 53 ") {
 		t.Errorf("readings: %v\n%s", failed, now)
 	}
+
+	// What does not work is no success, and a box is enrolled once.
+	taken := "name=bed-2 address=" + hubPage + " dialect=ihe-pcd01 zone=UTC"
+	refused("Not working: cannot listen on "+hubPage, "vitalprov", "bind", address, "--label", label, "--monitor", taken)
+	refused("it is f1/gw2 already", "vitalprov", "enrol", address, "--label", label, "--box", "f1/gw3", "--monitor", taken)
 }
 
 func readJSON(t *testing.T, text string, v any) {

@@ -40,7 +40,11 @@ func (c *initCmd) Run() error {
 			return err
 		}
 		fmt.Printf("Peer %s of facility %s is ready in %s.\n", made.Name, made.Facility, c.Data)
-		fmt.Printf("Remove the invitation now, it holds this peer's keys: rm %s\n", c.Join)
+		if err := os.Remove(c.Join); err != nil { // a second peer with the same keys and this one would throw each other out
+			fmt.Printf("Remove the invitation now, it holds this peer's keys: rm %s\n", c.Join)
+		} else {
+			fmt.Printf("The invitation %s is used up and removed: it held this peer's keys.\n", c.Join)
+		}
 		fmt.Printf("Run it: vitalpeer run --data %s\n", c.Data)
 		return nil
 	}

@@ -157,6 +157,9 @@ func (s *site) ward(name string, flags ...string) *site {
 	program(s.t, append([]string{"invite", name, "--data", string(s.dir), "-o", inv, "--boxes", boxes}, flags...)...)
 	d := filepath.Join(dir, name)
 	program(s.t, "init", "--join", inv, "--data", d, "--listen-boxes", boxes, "--page", hospital.FreeAddr())
+	if _, err := tryProgram("init", "--join", inv, "--data", d+"-again"); err == nil {
+		s.t.Error("an invitation makes two peers of one name")
+	}
 	return newSite(s.t, d)
 }
 

@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -26,6 +28,31 @@ type binding struct {
 func boxName(s string) error {
 	_, err := records.ParseBoxID(s)
 	return err
+}
+
+// monitorName is as package config of the firmware has it.
+var monitorName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// plausible refuses what no box can use, where there is none to ask. The rest, such as dialects, only the box itself knows.
+func plausible(config string) error {
+	var c struct {
+		Monitor []struct{ Name, Kind, Address, Zone string }
+	}
+	if err := toml.Unmarshal([]byte(config), &c); err != nil {
+		return fmt.Errorf("cannot use the configuration: %w", err)
+	}
+	for i, m := range c.Monitor {
+		if !monitorName.MatchString(m.Name) {
+			return fmt.Errorf("cannot use the configuration: name %q of monitor %d: must be 1 to 64 of a-z, A-Z, 0-9, ., _ and -", m.Name, i+1)
+		}
+		if _, _, err := net.SplitHostPort(m.Address); err != nil && m.Kind != "serial" {
+			return fmt.Errorf("cannot use the configuration: address %q of monitor %s is not host:port, such as 0.0.0.0:2575", m.Address, m.Name)
+		}
+		if _, err := time.LoadLocation(m.Zone); err != nil || m.Zone == "Local" {
+			return fmt.Errorf("cannot use the configuration: zone %q of monitor %s is not an IANA time zone such as Europe/Berlin or UTC", m.Zone, m.Name)
+		}
+	}
+	return nil
 }
 
 // numbers are the keys of a monitor that are no text.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	_ "time/tzdata" // Windows has no zone files
 
 	"github.com/alecthomas/kong"
 )

@@ -27,6 +27,11 @@ type stickPrepareCmd struct {
 }
 
 func (c stickPrepareCmd) Run() error {
+	if c.Box != "" {
+		if err := boxName(c.Box); err != nil {
+			return err
+		}
+	}
 	s := protocol.StickAt(c.Stick)
 	if err := os.MkdirAll(string(s), 0o755); err != nil {
 		return fmt.Errorf("cannot prepare the stick: %w", err)
@@ -66,6 +71,9 @@ func (c stickAnswerCmd) Run(ctx context.Context) error {
 	}
 	config, err := c.binding.text(strings.TrimSpace(string(box)))
 	if err != nil {
+		return err
+	}
+	if err := plausible(config); err != nil { // before the facility is asked
 		return err
 	}
 	granted, err := c.granted(own, strings.TrimSpace(string(box)))

@@ -24,7 +24,7 @@ func TestAStaleAnswerIsAskedForAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			config := filepath.Join(dir, "config.toml")
-			for path, text := range map[string]string{config: "config", own.Box(): "f1/gw1", own.Request(): "request", own.Question(): "first question", own.Answer(): "first answer"} {
+			for path, text := range map[string]string{config: "[[monitor]]\nname = \"bed-1\"\naddress = \"0.0.0.0:2575\"\n", own.Box(): "f1/gw1", own.Request(): "request", own.Question(): "first question", own.Answer(): "first answer"} {
 				if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 					t.Fatal(err)
 				}
@@ -42,5 +42,38 @@ func TestAStaleAnswerIsAskedForAgain(t *testing.T) {
 				t.Errorf("error %v, question %q, answer: %v", err, question, missing)
 			}
 		})
+	}
+}
+
+// What no box can use is refused before the facility is asked for anything, and before a way to the box.
+func TestTheStickTakesNoMistakes(t *testing.T) {
+	dir := t.TempDir()
+	own := protocol.StickAt(dir).Of("VG-1")
+	if err := os.MkdirAll(string(own), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(own.Box(), []byte("f1/gw1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const good = "name=bed-1 address=127.0.0.1:2575 zone=Europe/Berlin"
+	for want, monitor := range map[string]string{
+		"is not host:port":         "name=bed-1 address=127.0.0.1",
+		"is not an IANA time zone": "name=bed-1 address=127.0.0.1:2575 zone=Nowhere/Land",
+		"must be 1 to 64":          "name=bed/1 address=127.0.0.1:2575",
+		"no-vitalpeer":             good, // the facility is asked
+		"no-vitalpeer ":            "name=bed-1 kind=serial device=/dev/ttyUSB0",
+	} {
+		c := stickAnswerCmd{hubFlag: hubFlag{Hub: dir, Vitalpeer: filepath.Join(dir, "no-vitalpeer")}, binding: binding{Monitor: []string{monitor}}, Stick: dir, Name: "VG-1", OnTrust: true}
+		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v does not say %q", monitor, err, want)
+		}
+	}
+	for _, name := range []string{"gw3", "Ward 3/../etc"} {
+		if err := (stickPrepareCmd{Stick: dir, Box: name}).Run(); err == nil || !strings.Contains(err.Error(), "give facility/name") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := os.Stat(protocol.StickAt(dir).Next()); err == nil {
+		t.Error("a wrong name is on the stick")
 	}
 }

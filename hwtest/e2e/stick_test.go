@@ -127,7 +127,7 @@ func TestAStickOnTrust(t *testing.T) {
 	f.refuses("can be let in --on-trust", f.answer(monitor)...)
 	f.visit("the box waits for its grant")
 	// A configuration that the box refuses: the answer is given again.
-	f.says("once more; result.txt", f.answer(monitor, "--on-trust", "--monitor", "name=bed-2 addres=127.0.0.1:1")...)
+	f.says("once more; result.txt", f.answer(monitor, "--on-trust", "--monitor", "name=bed-2 address=127.0.0.1:1 addres=127.0.0.1:1")...)
 	f.visit("addres")
 	f.says("next: plug the stick into the box, which takes", "vitalprov", "stick", "show", f.stick)
 	f.says("only the configuration is written anew", f.answer(monitor, "--on-trust")...)

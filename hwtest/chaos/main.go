@@ -70,15 +70,11 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	if c.Faults == 0 && c.Minutes == 0 {
 		return false, errors.New("cannot run for ever: give --faults or --minutes")
 	}
-	dir := c.Keep
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "vitalgate-chaos-"); err != nil {
-			return false, err
-		}
-		defer os.RemoveAll(dir)
-	} else if err := os.Mkdir(dir, 0o700); err != nil {
-		return false, fmt.Errorf("cannot keep the data: %w; name a new folder", err)
+	dir, remove, err := hospital.Folder("chaos", c.Keep)
+	if err != nil {
+		return false, err
 	}
+	defer remove()
 	bin := filepath.Join(dir, "bin")
 	if err := gather(ctx, c.Bin, bin); err != nil {
 		return false, err
@@ -96,7 +92,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	zones := []string{"UTC", "UTC", "UTC", "Europe/Berlin"} // the last monitor's messages name none
 	for i := range addr {
 		addr[i] = hospital.FreeAddr()
-		config += fmt.Sprintf("[[monitor]]\nname = \"bed-%d\"\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = %q\nbed = \"bed-%[1]d\"\n", i+1, addr[i], zones[i])
+		config += hospital.Monitor(fmt.Sprintf("bed-%d", i+1), addr[i], zones[i])
 	}
 	env := append(clock.env(), chip.env()...)
 	h, err := hospital.New(ctx, hospital.Options{Bin: bin, Dir: dir, TPM: source, Wards: wards, Hubs: hubs, Env: env, Monitors: config})

@@ -49,15 +49,11 @@ func main() {
 
 // run plays the demo. ok says that nothing was lost, doubled or unverified.
 func (c *command) run(ctx context.Context) (ok bool, err error) {
-	dir := c.Keep
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "vitalgate-demo-"); err != nil {
-			return false, err
-		}
-		defer os.RemoveAll(dir)
-	} else if err := os.Mkdir(dir, 0o700); err != nil {
-		return false, fmt.Errorf("cannot keep the data: %w; name a new folder", err)
+	dir, remove, err := hospital.Folder("demo", c.Keep)
+	if err != nil {
+		return false, err
 	}
+	defer remove()
 	tpm := c.TPM
 	if tpm == "" {
 		tpm = "swtpm"

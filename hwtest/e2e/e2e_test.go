@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 
 // monitorAt is the configuration of one MLLP monitor that connects to addr.
 func monitorAt(name, addr string) string {
-	return fmt.Sprintf("[[monitor]]\nname = %q\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = %q\n", name, addr, name)
+	return hospital.Monitor(name, addr, "UTC")
 }
 
 // TestNothingLostNothingDoubled is the promise: what a monitor got AA for is at the hub, verified, exactly once, while the

@@ -88,6 +88,23 @@ func FreeAddr() string {
 	panic("hospital: no free port between 20000 and 32000")
 }
 
+// Folder is where a program keeps its hospital: the new folder keep, or, where that is empty, one that remove takes away.
+func Folder(program, keep string) (dir string, remove func(), err error) {
+	if keep == "" {
+		dir, err = os.MkdirTemp("", "vitalgate-"+program+"-")
+		return dir, func() { os.RemoveAll(dir) }, err
+	}
+	if err := os.Mkdir(keep, 0o700); err != nil {
+		return "", nil, fmt.Errorf("cannot keep the data: %w; name a new folder", err)
+	}
+	return keep, func() {}, nil
+}
+
+// Monitor is the configuration of a monitor as a Sender is one: it stands at the bed of its name, and zone is for times without one.
+func Monitor(bed, addr, zone string) string {
+	return fmt.Sprintf("[[monitor]]\nname = %q\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = %q\nbed = %[1]q\n", bed, addr, zone)
+}
+
 // New lays everything out and enrols the box; Start begins it.
 func New(ctx context.Context, o Options) (*Hospital, error) {
 	h := &Hospital{Options: o}

@@ -76,15 +76,11 @@ const (
 const spoolConfig = "[spool]\nquota = \"4MiB\"\nsegment = \"128KiB\"\n"
 
 func (c *command) run(ctx context.Context) (ok bool, err error) {
-	dir := c.Keep
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "vitalgate-powercut-"); err != nil {
-			return false, err
-		}
-		defer os.RemoveAll(dir)
-	} else if err := os.Mkdir(dir, 0o700); err != nil {
-		return false, fmt.Errorf("cannot keep the data: %w; name a new folder", err)
+	dir, remove, err := hospital.Folder("powercut", c.Keep)
+	if err != nil {
+		return false, err
 	}
+	defer remove()
 	if dir, err = filepath.Abs(dir); err != nil {
 		return false, err
 	}
@@ -102,7 +98,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	addr, config := make([]string, monitors), spoolConfig
 	for i := range addr {
 		addr[i] = hospital.FreeAddr()
-		config += fmt.Sprintf("[[monitor]]\nname = \"bed-%d\"\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = \"bed-%d\"\n", i+1, addr[i], i+1)
+		config += hospital.Monitor(fmt.Sprintf("bed-%d", i+1), addr[i], "UTC")
 	}
 	h, err := hospital.New(ctx, hospital.Options{Bin: c.Bin, Dir: dir, TPM: "software", Monitors: config})
 	if err != nil {

@@ -55,19 +55,15 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	if c.Monitors < 1 || c.Rate <= 0 || c.Minutes <= 0 || c.Every < 100*time.Millisecond {
 		return false, errors.New("cannot run so: give at least one monitor, a rate, a time, and 100ms between measurements")
 	}
-	dir := c.Keep
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "vitalgate-soak-"); err != nil {
-			return false, err
-		}
-		defer os.RemoveAll(dir)
-	} else if err := os.Mkdir(dir, 0o700); err != nil {
-		return false, fmt.Errorf("cannot keep the data: %w; name a new folder", err)
+	dir, remove, err := hospital.Folder("soak", c.Keep)
+	if err != nil {
+		return false, err
 	}
+	defer remove()
 	addr, config := make([]string, c.Monitors), fmt.Sprintf("[spool]\nquota = %q\n", quota)
 	for i := range addr {
 		addr[i] = hospital.FreeAddr()
-		config += fmt.Sprintf("[[monitor]]\nname = \"bed-%d\"\naddress = %q\ndialect = \"ihe-pcd01\"\nzone = \"UTC\"\nbed = \"bed-%d\"\n", i+1, addr[i], i+1)
+		config += hospital.Monitor(fmt.Sprintf("bed-%d", i+1), addr[i], "UTC")
 	}
 	h, err := hospital.New(ctx, hospital.Options{Bin: c.Bin, Dir: dir, Monitors: config})
 	if err != nil {

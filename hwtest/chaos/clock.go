@@ -16,8 +16,10 @@ import (
 // clock is the clock on the box's wall, which can be set while the box runs. The box is the product's own program; only time.Now of
 // the standard library is built with an offset that it reads from a page of memory shared with us.
 type clock struct {
-	path string
-	page *os.File
+	path   string
+	page   *os.File
+	season time.Duration // from our own clock to that of the run's box and monitors
+	began  time.Time
 }
 
 const (
@@ -57,8 +59,8 @@ func wallOffset() int64 {
 `
 )
 
-// newClock builds the box with such a clock into out.
-func newClock(ctx context.Context, dir, out string) (*clock, error) {
+// newClock builds the box with such a clock into out. The clock is right when it shows season more than ours.
+func newClock(ctx context.Context, dir, out string, season time.Duration) (*clock, error) {
 	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
 		return nil, fmt.Errorf("cannot build the box with a clock that can be set: %w; Go is needed", err)
@@ -75,7 +77,7 @@ func newClock(ctx context.Context, dir, out string) (*clock, error) {
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return nil, err
 	}
-	c := &clock{path: filepath.Join(work, "offset")}
+	c := &clock{path: filepath.Join(work, "offset"), season: season, began: time.Now()}
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
 		filepath.Join(pkg, "time.go"):           filepath.Join(work, "time.go"),
 		filepath.Join(pkg, "vitalgate_wall.go"): filepath.Join(work, "wall.go"),
@@ -94,13 +96,19 @@ func newClock(ctx context.Context, dir, out string) (*clock, error) {
 	if said, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot build the box with a clock that can be set: %w\n%s", err, said)
 	}
-	c.page, err = os.OpenFile(c.path, os.O_WRONLY, 0)
-	return c, err
+	if c.page, err = os.OpenFile(c.path, os.O_WRONLY, 0); err != nil {
+		return nil, err
+	}
+	c.set(0)
+	return c, nil
 }
 
 func (c *clock) env() []string { return []string{clockEnv + "=" + c.path} }
 
 // set makes the clock wrong by so much. The machine's byte order is that of the shared page.
 func (c *clock) set(by time.Duration) {
-	c.page.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(int64(by/time.Second))), 0)
+	c.page.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(int64((c.season+by)/time.Second))), 0)
 }
+
+// back puts the clock to what it showed so long after the run began.
+func (c *clock) back(to time.Duration) { c.set(to - time.Since(c.began)) }

@@ -62,8 +62,14 @@ const (
 	patience = 5 * time.Minute // until what was broken has healed
 )
 
-// summerEnds is the hour that the clocks of Berlin show twice, summerBegins that which they do not show.
-var summerEnds, summerBegins = time.Date(2026, 10, 25, 1, 0, 0, 0, time.UTC), time.Date(2027, 3, 28, 1, 0, 0, 0, time.UTC)
+// changes of summer time in Berlin: an hour that clocks show twice, and one that they do not show. A run has its box and its monitors
+// live through one of them, by its seed: with clocks that are more than a day apart, what is sent again is kept twice (docs/adr/0005).
+var changes = []time.Time{time.Date(2027, 3, 28, 1, 0, 0, 0, time.UTC), time.Date(2026, 10, 25, 1, 0, 0, 0, time.UTC)}
+
+const (
+	changesZone = "Europe/Berlin"
+	before      = 5 * time.Second // how long before the change a run begins, by the clocks of its box and monitors
+)
 
 // run breaks things and counts. ok says that nothing was lost, doubled or out of order.
 func (c *command) run(ctx context.Context) (ok bool, err error) {
@@ -79,7 +85,13 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	if err := gather(ctx, c.Bin, bin); err != nil {
 		return false, err
 	}
-	clock, err := newClock(ctx, dir, filepath.Join(bin, "vitalgate"))
+	change := changes[c.Seed%uint64(len(changes))]
+	season := time.Until(change.Add(-before)).Round(time.Second)
+	berlin, err := time.LoadLocation(changesZone)
+	if err != nil {
+		return false, err
+	}
+	clock, err := newClock(ctx, dir, filepath.Join(bin, "vitalgate"), season)
 	if err != nil {
 		return false, err
 	}
@@ -89,7 +101,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	}
 	addr := make([]string, monitors)
 	config := ""
-	zones := []string{"UTC", "UTC", "UTC", "Europe/Berlin"} // the last monitor's messages name none
+	zones := []string{"UTC", "UTC", "UTC", changesZone} // the last monitor's messages name none
 	for i := range addr {
 		addr[i] = hospital.FreeAddr()
 		config += hospital.Monitor(fmt.Sprintf("bed-%d", i+1), addr[i], zones[i])
@@ -130,9 +142,9 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 	var sending sync.WaitGroup
 	for i := range all {
 		all[i] = &hospital.Sender{Addr: addr[i], Bed: fmt.Sprintf("bed-%d", i+1), From: i * 200_000, To: (i + 1) * 200_000, Acked: acked,
-			Pause: 120 * time.Millisecond, Unanswered: 3 * time.Second, Done: enough}
-		if i == monitors-1 { // its clock is put back while it sends
-			all[i].Clock = time.Date(2026, 10, 25, 2, 59, 55, 0, time.UTC)
+			Pause: 120 * time.Millisecond, Unanswered: 3 * time.Second, Done: enough, Ahead: season}
+		if i == monitors-1 { // its clock goes on as if nothing was changed
+			all[i].Clock = change.Add(-before).In(berlin)
 		}
 		sending.Go(func() { all[i].Run(ctx) })
 	}
@@ -294,6 +306,7 @@ type peerVerdict struct {
 	records, verified            int // of the log; messages that were acknowledged and are there
 	lost, doubled, order, differ int
 	quarantined                  int
+	wrong                        []string // which are lost and doubled
 }
 
 // count reads the verified copy of every peer.
@@ -302,7 +315,7 @@ func count(ctx context.Context, h *hospital.Hospital, acked *hospital.Acknowledg
 	first := map[uint64]string{} // leaf by index, of the hub: every copy must be the same
 	for _, name := range append([]string{"hub"}, peerNames(h)...) {
 		p := peerVerdict{name: name}
-		seen := map[int]int{}
+		seen := map[int][]uint64{} // records by number of message
 		next := uint64(0)
 		err := h.Tail(ctx, name, false, func(r hospital.Record) {
 			p.records++
@@ -317,7 +330,7 @@ func count(ctx context.Context, h *hospital.Hospital, acked *hospital.Acknowledg
 				first[r.Index] = id
 			}
 			if n := hospital.NumberOf(r.Bundle); n >= 0 {
-				seen[n]++
+				seen[n] = append(seen[n], r.Index)
 			}
 		})
 		if err != nil {
@@ -326,12 +339,16 @@ func count(ctx context.Context, h *hospital.Hospital, acked *hospital.Acknowledg
 		for _, s := range all {
 			for n := s.From; n < s.Begun(); n++ {
 				switch {
-				case acked.Has(n) && seen[n] == 0:
+				case acked.Has(n) && len(seen[n]) == 0:
+					p.wrong = append(p.wrong, fmt.Sprintf("message %d of %s is lost", n, s.Bed))
 					p.lost++
 				case acked.Has(n):
 					p.verified++
 				}
-				p.doubled += max(0, seen[n]-1)
+				if len(seen[n]) > 1 {
+					p.wrong = append(p.wrong, fmt.Sprintf("message %d of %s is in the records %d", n, s.Bed, seen[n]))
+					p.doubled += len(seen[n]) - 1
+				}
 			}
 		}
 		if p.quarantined, err = h.Quarantined(name); err != nil {
@@ -350,6 +367,9 @@ func (v verdict) print(faults int, seed uint64) (ok bool) {
 	for _, p := range v.peers {
 		fmt.Printf("%-6s %d records, %d of %d acknowledged messages verified, lost %d, doubled %d, out of order %d, quarantined %d\n",
 			p.name, p.records, p.verified, v.acknowledged, p.lost, p.doubled, p.order+p.differ, p.quarantined)
+		for _, line := range p.wrong[:min(len(p.wrong), 20)] {
+			fmt.Println("      ", line)
+		}
 		lost, doubled, order, differ, quarantined = lost+p.lost, doubled+p.doubled, order+p.order, differ+p.differ, quarantined+p.quarantined
 	}
 	fmt.Printf("seed %d: faults %d, acknowledged %d, lost %d, doubled %d, out of order %d, quarantined %d\n", seed, faults, v.acknowledged, lost, doubled, order+differ, quarantined)

@@ -157,8 +157,8 @@ func (w *wrecker) draw() fault {
 		{8, wire("line slow", hospital.Slow)},
 		{4, func(long time.Duration) fault {
 			// A box cannot know the hour that is meant when the clocks are changed, and must not lose or mix what comes in it.
-			to := []time.Time{summerEnds, summerBegins}[w.dice.IntN(2)].Add(-time.Duration(w.dice.IntN(3)) * time.Second)
-			return fault{"clock set to a change of summer time", "clock", func() error { w.clock.set(time.Until(to)); time.Sleep(long); return nil }}
+			short := time.Duration(w.dice.IntN(3)) * time.Second
+			return fault{"clock set to a change of summer time", "clock", func() error { w.clock.back(before - short); time.Sleep(long); return nil }}
 		}},
 		{8, func(long time.Duration) fault {
 			to := []time.Duration{0, time.Second, -time.Second, 10 * time.Minute, -10 * time.Minute, time.Hour, -time.Hour, 12 * time.Hour, -12 * time.Hour}[w.dice.IntN(9)]

@@ -23,7 +23,8 @@ type Sender struct {
 	Unanswered time.Duration       // after which the connection is given up
 	Done       <-chan struct{}     // no further number is begun; nil never
 	Answered   func(time.Duration) // called for each message with how long its AA took; may be nil
-	Clock      time.Time           // what its clock shows at its first message: local time that names no zone; zero is now, in UTC
+	Ahead      time.Duration       // of its clock before ours
+	Clock      time.Time           // what its clock shows at its first message: local time that names no zone; zero is now and Ahead, in UTC
 
 	Broken atomic.Int64 // connections that ended before all was acknowledged
 	begun  int          // first number that was never sent
@@ -205,7 +206,7 @@ var (
 
 // Message is number n, framed for MLLP.
 func (s *Sender) Message(n int) []byte {
-	at := begun.Add(time.Duration(n)*Tick).Format("20060102150405") + "+0000"
+	at := begun.Add(s.Ahead+time.Duration(n)*Tick).Format("20060102150405") + "+0000"
 	if !s.Clock.IsZero() {
 		at = s.Clock.Add(time.Duration(n-s.From) * Tick).Format("20060102150405")
 	}

@@ -72,6 +72,51 @@ cmd_powercut() {
 	exec dist/powercut --bin dist "$@"
 }
 
+# cmd_fuzz [--minutes N] [--workers N] [--corpus DIR] [TARGET...]: each target in turn; what is found is kept beside its test as a seed.
+cmd_fuzz() {
+	need_go
+	local minutes=60 workers=1 corpus=dist/fuzz work pkg target want wanted said found="" ran=0
+	while [[ "${1:-}" == --* ]]; do
+		[ $# -ge 2 ] || { say "build.sh fuzz: $1 needs a value"; exit 2; }
+		case "$1" in
+		--minutes) minutes="$2" ;;
+		--workers) workers="$2" ;;
+		--corpus) corpus="$2" ;;
+		*) say "build.sh fuzz: unknown option '$1'; it takes --minutes, --workers and --corpus"; exit 2 ;;
+		esac
+		shift 2
+	done
+	mkdir -p "$corpus"
+	corpus="$(cd "$corpus" && pwd)"
+	work="$(mktemp -d)"
+	trap "rm -rf '$work'" EXIT
+	for pkg in $(grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do
+		pkg="${pkg#./}"
+		for target in $(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$pkg"/*_test.go | cut -d' ' -f2); do
+			wanted=$#
+			for want in "$@"; do
+				if [[ "/$pkg/$target" == */"$want" || "$pkg" == "${want#./}" ]]; then wanted=0; fi
+			done
+			[ "$wanted" = 0 ] || continue
+			ran=$((ran + 1))
+			[ -e "$work/$pkg/test" ] || { mkdir -p "$work/$pkg"; go test -c -fuzz . -o "$work/$pkg/test" "./$pkg" || exit 2; }
+			said="$work/$target"
+			if (cd "$pkg" && "$work/$pkg/test" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "${minutes}m" -test.fuzzminimizetime 1x \
+				-test.parallel "$workers" -test.fuzzcachedir "$corpus/$pkg" 2>&1) >"$said"; then
+				printf '%-45s %s\n' "$pkg/$target" "$(sed -n 's/^fuzz: elapsed: //p' "$said" | tail -1)"
+			else
+				printf '%-45s FINDING; what it is about, and its input, which is kept as a seed:\n' "$pkg/$target"
+				cat "$said"
+				sed -n 's/^ *Failing input written to //p' "$said" | while read -r want; do echo "$pkg/$want"; cat "$pkg/$want"; done
+				found+=" $pkg/$target"
+			fi
+		done
+	done
+	rm -rf "$work"
+	[ "$ran" -gt 0 ] || { say "build.sh fuzz: no target is called so: $*"; exit 2; }
+	[ -z "$found" ] || { say "findings in$found"; exit 1; }
+}
+
 cmd_release() {
 	need_go
 	local t
@@ -139,6 +184,10 @@ usage: ./build.sh COMMAND
                     a box on a disk that forgets what was not flushed loses its power N times, with a ward, a hub and four monitors;
                     what is left is any part of the unflushed. Exit status 0: nothing acknowledged was lost, doubled, changed or
                     contradicted. 3: this machine does not let it mount.
+  fuzz [--minutes 60] [--workers 1] [--corpus dist/fuzz] [TARGET...]
+                    each fuzzer of what comes from outside, or those named (FuzzAck, hl7/FuzzParse, peer/store), for N minutes each;
+                    what has been learned stays in the corpus folder for the next time. A finding is printed, its input is kept under
+                    testdata/fuzz as a seed, and the others go on. Exit status 1: there was a finding.
   bench             all benchmarks; COUNT=10 ./build.sh bench >new.txt for benchstat
   image             the signed image of the box for arm64 with UEFI and TPM 2.0 into dist/image/: disk.img for an empty box,
                     update.vgu for a running one; --version V, --keys DIR (development keys are made when there are
@@ -151,7 +200,7 @@ TXT
 }
 
 case "${1:-help}" in
-demo | test | build | bench | chaos | soak | powercut | release | image | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
+demo | test | build | bench | fuzz | chaos | soak | powercut | release | image | help) c=${1:-help}; shift || true; "cmd_$c" "$@" ;;
 -h | --help) cmd_help ;;
 *) say "build.sh: unknown command '$1'"; cmd_help >&2; exit 2 ;;
 esac

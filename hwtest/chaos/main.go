@@ -14,7 +14,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -159,7 +158,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 		end = began.Add(time.Duration(c.Minutes * float64(time.Minute)))
 	}
 	for over := false; !over; {
-		most := round
+		most, since := round, time.Now()
 		if c.Faults > 0 {
 			most = min(round, c.Faults-w.total())
 		}
@@ -174,7 +173,8 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 		if err := level(ctx, h); err != nil {
 			return false, fmt.Errorf("after %d faults: %w", w.total(), err)
 		}
-		fmt.Printf("%d faults; all was mended, and every peer had everything after %v\n", w.total(), time.Since(mended).Round(time.Second))
+		fmt.Printf("%d faults, the last %d in %v (%.1f a second), %d messages acknowledged; all was mended, and every peer had everything after %v\n",
+			w.total(), most, mended.Sub(since).Round(time.Second), float64(most)/mended.Sub(since).Seconds(), acked.Count(), time.Since(mended).Round(100*time.Millisecond))
 	}
 	close(enough)
 	fmt.Printf("%d faults in %v; all is mended, waiting for what is under way\n", w.total(), time.Since(began).Round(time.Second))
@@ -240,16 +240,13 @@ func boxStatus(h *hospital.Hospital) (st status, err error) {
 
 // recordsAt is how many records of the box a peer has stored, 0 if it does not say.
 func recordsAt(h *hospital.Hospital, peer string) uint64 {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // it may be paused
-	defer cancel()
-	out, _ := exec.CommandContext(ctx, filepath.Join(h.Bin, "vitalpeer"), "status", "--json", "--data", h.Data(peer)).Output() // its exit status is that of its conditions
-	var st struct {
-		Boxes []struct{ Records uint64 } `json:"boxes"`
+	for _, p := range h.All() {
+		if p.Name == peer {
+			figures, _ := h.Figures(p) // it may be killed or paused
+			return uint64(figures[fmt.Sprintf("vitalpeer_store_records{box=%q}", hospital.Box)])
+		}
 	}
-	if json.Unmarshal(out, &st) != nil || len(st.Boxes) != 1 {
-		return 0
-	}
-	return st.Boxes[0].Records
+	return 0
 }
 
 // level waits until every peer holds what the box has in its log now, all of it signed.

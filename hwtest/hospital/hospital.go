@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -280,6 +281,28 @@ func (h *Hospital) Metrics(of *Process) string {
 		}
 	}
 	return "http://" + page + "/metrics"
+}
+
+// Figures are what a program tells there, by name and labels. One that is paused tells nothing.
+func (h *Hospital) Figures(of *Process) (map[string]float64, error) {
+	ask := http.Client{Timeout: 5 * time.Second}
+	r, err := ask.Get(h.Metrics(of))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	figures := map[string]float64{}
+	lines := bufio.NewScanner(r.Body)
+	for lines.Scan() {
+		at := strings.LastIndexByte(lines.Text(), ' ') // a label may hold one
+		if at < 0 || strings.HasPrefix(lines.Text(), "#") {
+			continue
+		}
+		if figures[lines.Text()[:at]], err = strconv.ParseFloat(lines.Text()[at+1:], 64); err != nil {
+			return nil, fmt.Errorf("cannot read the figures of %s: %w", of.Name, err)
+		}
+	}
+	return figures, lines.Err()
 }
 
 // Wait tries until ok says so. It gives up after the patience, when ctx ends, or when a process has ended by itself.

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"fmt"
 	"io/fs"
 	"math"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -74,7 +71,7 @@ func (m *meter) measure() error {
 	s.ack50, s.ack99 = m.ack.take()
 	s.hub50, s.hub99 = m.seen.take()
 	for i, p := range []*hospital.Process{m.h.Gateway, m.h.Ward, m.h.Hub} {
-		u, err := measure(m.h.Metrics(p), p.PID())
+		u, err := m.use(p)
 		if err != nil {
 			return fmt.Errorf("cannot measure the %s: %w; its last words:\n%s", programs[i], err, p.Log(1500))
 		}
@@ -92,28 +89,21 @@ func (m *meter) measure() error {
 	return err
 }
 
-// measure reads the figures that a program tells of itself, and what the system knows of it.
-func measure(url string, pid int) (u use, err error) {
-	r, err := http.Get(url)
+// use asks a program for its figures, and the system for what it knows of it.
+func (m *meter) use(p *hospital.Process) (u use, err error) {
+	figures, err := m.h.Figures(p)
 	if err != nil {
 		return u, err
 	}
-	defer r.Body.Close()
-	want := map[string]*float64{"process_resident_memory_bytes": &u.rss, "go_goroutines": &u.goroutines, "process_cpu_seconds_total": &u.cpu}
-	for lines := bufio.NewScanner(r.Body); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		if to := want[name]; to != nil {
-			if *to, err = strconv.ParseFloat(value, 64); err != nil {
-				return u, fmt.Errorf("%s: %w", name, err)
-			}
-			delete(want, name)
+	for name, to := range map[string]*float64{"process_resident_memory_bytes": &u.rss, "go_goroutines": &u.goroutines, "process_cpu_seconds_total": &u.cpu} {
+		v, ok := figures[name]
+		if !ok {
+			return u, fmt.Errorf("%s does not tell its %s", m.h.Metrics(p), name)
 		}
-	}
-	if len(want) > 0 {
-		return u, fmt.Errorf("%s does not tell all: %d figures are missing", url, len(want))
+		*to = v
 	}
 	u.rss /= 1e6
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID()))
 	u.fds = float64(len(fds))
 	return u, err
 }

@@ -30,7 +30,7 @@ var rules = []struct{ of, not, why string }{
 	{`^(adapters|hl7|fhir|record|peer|firmware/(pipeline|spool|link|enrol))(/|$)`, `^own:github.com/google/go-tpm`, "only tpm knows the TPM"},
 	{`^firmware/(pipeline|spool|link|config|health|status|enrol|maintain|update|notify|measured)`, `^firmware/appliance`, "only the program starts the box"},
 	{`^firmware/(pipeline|spool|link|config|health|status)`, `^(firmware/update|image)`, "the line does not know slots"},
-	{`^image/(efi|disk|release)`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest|image$)`, "formats of the image know only themselves"},
+	{`^image/(cpio|efi|disk|release)`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest|image$)`, "formats of the image know only themselves"},
 	{`^image$`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest)`, "the image tool takes the program as a file"},
 	{`^(peer|adapters|hl7|fhir|record|tpm)(/|$)`, `^image`, "only the box's first process and its update know the image"},
 	{`^provision`, `^(adapters|hl7|fhir|tpm|firmware|peer)`, "the field tool knows the box and the peer by what they say, and runs where there is no TPM"},

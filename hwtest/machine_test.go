@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vitalgate/vitalgate/hwtest"
+	"github.com/vitalgate/vitalgate/image/cpio"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 )
 
@@ -149,7 +150,7 @@ func TestInAMachine(t *testing.T) {
 	}
 	run("go", "test", "-c", "-o", at("init"), ".")
 	run("go", "build", "-o", at("vitalgate"), "github.com/vitalgate/vitalgate/firmware")
-	if err := os.WriteFile(at("initrd"), initramfs(t, at("init"), at("vitalgate")), 0o600); err != nil {
+	if err := os.WriteFile(at("initrd"), ramDisk(t, at("init"), at("vitalgate")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, disk := range []string{"disk", "card"} {
@@ -283,28 +284,16 @@ func TestInAMachine(t *testing.T) {
 	}
 }
 
-// initramfs (newc, Linux Documentation/driver-api/early-userspace/buffer-format.rst) has the first process, the command, and the
-// devices without which a first process in Go has no place to write to.
-func initramfs(t *testing.T, init, command string) []byte {
+// ramDisk has the first process and the command.
+func ramDisk(t *testing.T, init, command string) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	entry := func(name string, mode, major, minor int, data []byte) {
-		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00", 0, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name)+1, 0, name)
-		b.Write(make([]byte, (4-b.Len()%4)%4))
-		b.Write(data)
-		b.Write(make([]byte, (4-b.Len()%4)%4))
-	}
-	const dir, char, file = 0o040755, 0o020600, 0o100755
-	entry("dev", dir, 0, 0, nil)
-	entry("dev/console", char, 5, 1, nil)
-	entry("dev/null", char, 1, 3, nil)
+	entries := cpio.Devices()
 	for name, path := range map[string]string{"init": init, "vitalgate": command} {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		entry(name, file, 0, 0, text)
+		entries = append(entries, cpio.File(name, true, text))
 	}
-	entry("TRAILER!!!", 0, 0, 0, nil)
-	return b.Bytes()
+	return cpio.Archive(entries)
 }

@@ -16,6 +16,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/vitalgate/vitalgate/image/cpio"
 	"github.com/vitalgate/vitalgate/image/disk"
 	"github.com/vitalgate/vitalgate/image/efi"
 	"github.com/vitalgate/vitalgate/image/release"
@@ -172,21 +175,16 @@ func build(version string, index uint32, kernel []byte, from release.Kernel, pro
 	return files, &m, nil
 }
 
-// rootFiles makes the initial RAM disk: one program, the keys it trusts, and folders to mount on. A process that starts
-// without a console needs /dev/console and /dev/null before anything is mounted.
+// rootFiles makes the initial RAM disk, compressed: one program, the keys it trusts, and folders to mount on.
 func rootFiles(program, running []byte, keys *keyring) ([]byte, error) {
-	nodes := []node{
-		{name: "dev", mode: directory | 0o755},
-		{name: "dev/console", mode: device | 0o600, major: 5, minor: 1},
-		{name: "dev/null", mode: device | 0o666, major: 1, minor: 3},
-	}
+	entries := cpio.Devices()
 	for _, d := range []string{"data", "etc", "etc/vitalgate", release.FactoryKeys[1:], "proc", "run", "sys"} {
-		nodes = append(nodes, node{name: d, mode: directory | 0o755})
+		entries = append(entries, cpio.Directory(d))
 	}
-	nodes = append(nodes, node{name: "etc/resolv.conf", mode: symlink | 0o777, content: []byte("/run/resolv.conf")},
-		node{name: "etc/hosts", mode: regular | 0o444, content: []byte("127.0.0.1 localhost\n")},
-		node{name: release.RunningPath[1:], mode: regular | 0o444, content: running},
-		node{name: release.ReleaseKeyPath[1:], mode: regular | 0o444, content: keys.releasePub})
+	entries = append(entries, cpio.Symlink("etc/resolv.conf", "/run/resolv.conf"),
+		cpio.File("etc/hosts", false, []byte("127.0.0.1 localhost\n")),
+		cpio.File(release.RunningPath[1:], false, running),
+		cpio.File(release.ReleaseKeyPath[1:], false, keys.releasePub))
 	for _, v := range []struct {
 		name   string
 		vendor efi.GUID
@@ -198,9 +196,13 @@ func rootFiles(program, running []byte, keys *keyring) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		nodes = append(nodes, node{name: release.FactoryKeys[1:] + "/" + v.name + ".auth", mode: regular | 0o444, content: b})
+		entries = append(entries, cpio.File(release.FactoryKeys[1:]+"/"+v.name+".auth", false, b))
 	}
-	return initrd(append(nodes, node{name: "init", mode: regular | 0o555, content: program}))
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(8<<20))
+	if err != nil {
+		return nil, err
+	}
+	return z.EncodeAll(cpio.Archive(append(entries, cpio.File("init", true, program))), nil), nil
 }
 
 // diskImage is what an empty box's disk is written with: both tables and slot A. Slot B and the data partition are empty.

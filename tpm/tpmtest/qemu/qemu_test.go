@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vitalgate/vitalgate/image/cpio"
 )
 
 // machine is a box: a TPM, a disk, and the program it starts with.
@@ -44,7 +46,7 @@ func newMachine(t *testing.T) machine {
 		t.Fatal(err)
 	}
 	m.initrd = filepath.Join(m.dir, "initrd")
-	if err := os.WriteFile(m.initrd, cpio(text), 0o600); err != nil {
+	if err := os.WriteFile(m.initrd, cpio.Archive(append(cpio.Devices(), cpio.File("init", true, text))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(m.dir, "disk"), make([]byte, 4<<20), 0o600); err != nil {
@@ -54,25 +56,6 @@ func newMachine(t *testing.T) machine {
 		t.Fatal(err)
 	}
 	return m
-}
-
-// cpio is an initramfs (newc, Linux Documentation/driver-api/early-userspace/buffer-format.rst) with /init, and the two
-// devices without which a first process in Go has no place to write to.
-func cpio(init []byte) []byte {
-	var b bytes.Buffer
-	entry := func(name string, mode, major, minor int, data []byte) {
-		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00", 0, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name)+1, 0, name)
-		b.Write(make([]byte, (4-b.Len()%4)%4))
-		b.Write(data)
-		b.Write(make([]byte, (4-b.Len()%4)%4))
-	}
-	const dir, char, file = 0o040755, 0o020600, 0o100755
-	entry("dev", dir, 0, 0, nil)
-	entry("dev/console", char, 5, 1, nil)
-	entry("dev/null", char, 1, 3, nil)
-	entry("init", file, 0, 0, init)
-	entry("TRAILER!!!", 0, 0, 0, nil)
-	return b.Bytes()
 }
 
 // boot powers the machine on and reads its console until a line says one of the words. Then the power is cut, whatever the

@@ -109,7 +109,7 @@ func passOn(dir string) error {
 		return err
 	}
 	theirs.Close()
-	if err := os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+	if err := sayPID(dir); err != nil {
 		return err
 	}
 	is := func(what string) bool { _, err := os.Stat(filepath.Join(dir, what)); return err == nil }
@@ -137,6 +137,16 @@ func passOn(dir string) error {
 			return err
 		}
 	}
+}
+
+// sayPID names this process in the file "pid", which is whole whenever kill reads it.
+func sayPID(dir string) error {
+	pid := strconv.Itoa(os.Getpid())
+	path := filepath.Join(dir, "pid."+pid)
+	if err := os.WriteFile(path, []byte(pid), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path, filepath.Join(dir, "pid"))
 }
 
 // message reads one TPM command or answer.

@@ -238,7 +238,7 @@ func (w *wrecker) backup(name string) error {
 	w.mu.Lock()
 	old := w.backups[name]
 	w.mu.Unlock()
-	if old != "" { // the older, the better
+	if old != "" { // the older, the better; see heal
 		return nil
 	}
 	to := filepath.Join(w.h.Dir, "backup-"+name)
@@ -251,7 +251,7 @@ func (w *wrecker) backup(name string) error {
 	return nil
 }
 
-// restore sets a peer back to its backup, which it takes where there is none. The same backup may be put back again later.
+// restore sets a peer back to its backup, which it takes where there is none. The same backup may be put back again in this round.
 func (w *wrecker) restore(p *hospital.Process) fault {
 	return w.destroy("old backup put back", p, func() error {
 		w.mu.Lock()
@@ -308,7 +308,7 @@ func (w *wrecker) elsewhere(name string) bool {
 	})
 }
 
-// heal mends everything that may still be broken.
+// heal mends everything that may still be broken, and lets backups be made anew: what is put back is a round old at most.
 func (w *wrecker) heal() error {
 	w.clock.set(0)
 	for _, p := range w.h.Peers {
@@ -318,6 +318,10 @@ func (w *wrecker) heal() error {
 		for _, wire := range p.HubWires {
 			wire.Mend()
 		}
+	}
+	for name, backup := range w.backups {
+		delete(w.backups, name)
+		w.err = errors.Join(w.err, os.RemoveAll(backup))
 	}
 	return w.err
 }

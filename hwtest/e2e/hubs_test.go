@@ -20,6 +20,9 @@ func TestSeveralHubs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Stop() })
+	if err := h.LetRead("hub2"); err != nil {
+		t.Fatal(err)
+	}
 	if err := h.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -152,8 +152,7 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 	return h, h.enrol(ctx, request)
 }
 
-// join makes a peer that joins the hubs: a ward, or, with an address for wards, a further hub. More peers than the one ward can open
-// records, so that a test can look at each copy.
+// join makes a peer that joins the hubs: a ward, or, with an address for wards, a further hub. It cannot open records; see LetRead.
 func (h *Hospital) join(ctx context.Context, name string, hubs []string, wards string) error {
 	p := &Peer{page: FreeAddr()}
 	var cables []string
@@ -174,9 +173,6 @@ func (h *Hospital) join(ctx context.Context, name string, hubs []string, wards s
 			return err
 		}
 		invite = append(invite, "--boxes", listen)
-	}
-	if h.Wards+h.Hubs > 0 {
-		invite = append(invite, "--reader")
 	}
 	invitation := h.path(name + ".invitation.json")
 	if err := h.do(ctx, "vitalpeer", append(invite, "-o", invitation)...); err != nil {
@@ -283,10 +279,13 @@ func (h *Hospital) Metrics(of *Process) string {
 	return "http://" + page + "/metrics"
 }
 
-// Figures are what a program tells there, by name and labels. One that is paused tells nothing.
-func (h *Hospital) Figures(of *Process) (map[string]float64, error) {
-	ask := http.Client{Timeout: 5 * time.Second}
-	r, err := ask.Get(h.Metrics(of))
+// Figures are what a program tells there, by name and labels.
+func (h *Hospital) Figures(ctx context.Context, of *Process) (map[string]float64, error) {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, h.Metrics(of), nil)
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.DefaultClient.Do(q)
 	if err != nil {
 		return nil, err
 	}
@@ -433,6 +432,16 @@ func (h *Hospital) Spool() (Spool, error) {
 	defer resp.Body.Close()
 	var r struct{ Spool Spool }
 	return r.Spool, json.NewDecoder(resp.Body).Decode(&r)
+}
+
+// LetRead gives a peer the hub's reader key, so that a test can look at its copy.
+func (h *Hospital) LetRead(peer string) error {
+	const key = "keys/reader.key"
+	b, err := os.ReadFile(filepath.Join(h.path("hub"), key))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(h.path(peer), key), b, 0o600)
 }
 
 // Run runs one of the hospital's programs to its end and gives its output.

@@ -126,7 +126,7 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 		case <-end.C:
 			open = false
 		case <-tick.C:
-			if err := m.measure(); err != nil {
+			if err := m.measure(ctx); err != nil {
 				return false, err
 			}
 			if len(m.samples)%24 == 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io/fs"
 	"math"
@@ -66,12 +67,12 @@ type meter struct {
 	samples        []sample
 }
 
-func (m *meter) measure() error {
+func (m *meter) measure(ctx context.Context) error {
 	s := sample{at: time.Since(m.began).Seconds(), acked: m.acked.Count(), arrived: m.arrived.Count()}
 	s.ack50, s.ack99 = m.ack.take()
 	s.hub50, s.hub99 = m.seen.take()
 	for i, p := range []*hospital.Process{m.h.Gateway, m.h.Ward, m.h.Hub} {
-		u, err := m.use(p)
+		u, err := m.use(ctx, p)
 		if err != nil {
 			return fmt.Errorf("cannot measure the %s: %w; its last words:\n%s", programs[i], err, p.Log(1500))
 		}
@@ -90,8 +91,8 @@ func (m *meter) measure() error {
 }
 
 // use asks a program for its figures, and the system for what it knows of it.
-func (m *meter) use(p *hospital.Process) (u use, err error) {
-	figures, err := m.h.Figures(p)
+func (m *meter) use(ctx context.Context, p *hospital.Process) (u use, err error) {
+	figures, err := m.h.Figures(ctx, p)
 	if err != nil {
 		return u, err
 	}

@@ -278,14 +278,14 @@ func level(ctx context.Context, h *hospital.Hospital) error {
 
 // stop ends all programs. A box whose TPM was killed may say so at its end: everything is signed by then.
 func (c *command) stop(h *hospital.Hospital, w *wrecker) error {
-	err := h.Gateway.Stop(20 * time.Second)
+	err := h.Gateway.Stop(time.Minute)
 	if err != nil && w.counts["TPM killed"] > 0 && strings.Contains(h.Gateway.Log(1000), "cannot shut the TPM down") {
 		err = nil
 	}
 	for _, p := range h.Peers {
-		err = errors.Join(err, p.Stop(20*time.Second))
+		err = errors.Join(err, p.Stop(time.Minute))
 	}
-	err = errors.Join(err, h.Hub.Stop(20*time.Second))
+	err = errors.Join(err, h.Hub.Stop(time.Minute))
 	if err != nil {
 		return fmt.Errorf("a program did not stop in order: %w; box:\n%s", err, h.Gateway.Log(2000))
 	}

@@ -237,7 +237,7 @@ func (h *Hospital) Start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return h.Wait(ctx, 60*time.Second, "all answer", func() bool {
+	return h.Wait(ctx, 3*time.Minute, "all answer", func() bool {
 		for _, p := range h.Peers {
 			if !answers("http://" + p.page + "/healthz") {
 				return false
@@ -328,7 +328,7 @@ func (h *Hospital) Stop() error {
 	var all []error
 	for _, p := range slices.Backward(h.All()) {
 		if p != nil {
-			all = append(all, p.Stop(5*time.Second))
+			all = append(all, p.Stop(time.Minute))
 		}
 	}
 	return errors.Join(all...)

@@ -59,7 +59,7 @@ func (p *Process) Start() error {
 }
 
 // Kill ends the program as a power cut would (SIGKILL) and waits until it is gone.
-func (p *Process) Kill() { p.signal(syscall.SIGKILL, 10*time.Second) }
+func (p *Process) Kill() { p.signal(syscall.SIGKILL, time.Minute) }
 
 // Stop asks the program to end (SIGTERM) and waits; after the patience it is killed. It returns how the program ended.
 func (p *Process) Stop(patience time.Duration) error {

@@ -149,7 +149,19 @@ func New(ctx context.Context, o Options) (*Hospital, error) {
 	if err := h.do(ctx, "vitalgate", "request", "-c", h.ConfigPath(), "-o", request); err != nil {
 		return nil, err
 	}
-	return h, h.enrol(ctx, request)
+	if err := h.enrol(ctx, request); err != nil {
+		return nil, err
+	}
+	h.Ward = h.Peers[0].Process
+	var err error
+	if h.Hub, err = newProcess(h.Dir, "hub", h.bin("vitalpeer"), "run", "--data", hub); err != nil {
+		return nil, err
+	}
+	if h.Gateway, err = newProcess(h.Dir, "gw1", h.bin("vitalgate"), "run", "-c", h.ConfigPath()); err != nil {
+		return nil, err
+	}
+	h.Gateway.env = h.Env
+	return h, nil
 }
 
 // join makes a peer that joins the hubs: a ward, or, with an address for wards, a further hub. It cannot open records; see LetRead.
@@ -223,15 +235,7 @@ func replaceIn(path, old, text string) error {
 }
 
 // Start runs the hub, the ward peer and the box, and waits until each is ready.
-func (h *Hospital) Start(ctx context.Context) (err error) {
-	if h.Hub, err = newProcess(h.Dir, "hub", h.bin("vitalpeer"), "run", "--data", h.path("hub")); err != nil {
-		return err
-	}
-	h.Ward = h.Peers[0].Process
-	if h.Gateway, err = newProcess(h.Dir, "gw1", h.bin("vitalgate"), "run", "-c", h.ConfigPath()); err != nil {
-		return err
-	}
-	h.Gateway.env = h.Env
+func (h *Hospital) Start(ctx context.Context) error {
 	for _, p := range h.All() {
 		if err := p.Start(); err != nil {
 			return err
@@ -327,9 +331,7 @@ func (h *Hospital) Wait(ctx context.Context, patience time.Duration, what string
 func (h *Hospital) Stop() error {
 	var all []error
 	for _, p := range slices.Backward(h.All()) {
-		if p != nil {
-			all = append(all, p.Stop(time.Minute))
-		}
+		all = append(all, p.Stop(time.Minute))
 	}
 	return errors.Join(all...)
 }
@@ -419,8 +421,8 @@ func (h *Hospital) Label() (string, error) {
 
 // Spool is how far the box's log is.
 type Spool struct {
-	Next, Signed, Acked uint64
-	Bytes               int64
+	First, Next, Signed, Acked uint64
+	Bytes                      int64
 }
 
 // Spool asks the box.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,10 +22,11 @@ type Process struct {
 	env  []string // beside this process's own
 	log  *os.File
 
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process that cmd names has ended
-	err  error
+	mu    sync.Mutex
+	under []string // the program that runs this one, with its arguments
+	cmd   *exec.Cmd
+	done  chan struct{} // closed when the process that cmd names has ended
+	err   error
 }
 
 func newProcess(dir, name, path string, args ...string) (*Process, error) {
@@ -35,11 +37,19 @@ func newProcess(dir, name, path string, args ...string) (*Process, error) {
 	return &Process{Name: name, path: path, args: args, log: f}, nil
 }
 
+// Under has another program run this one at each start from now on, with these arguments before it; nil is none.
+func (p *Process) Under(program []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.under = program
+}
+
 // Start runs the program. Its stderr and stdout go to the log file.
 func (p *Process) Start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	cmd := exec.Command(p.path, p.args...)
+	all := append(slices.Clip(p.under), append([]string{p.path}, p.args...)...)
+	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	cmd.Env = append(os.Environ(), p.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

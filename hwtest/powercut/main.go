@@ -30,7 +30,11 @@ type command struct {
 	Cuts   int    `default:"100" help:"How often the box loses its power."`
 	Beside int    `default:"4" help:"So many further places are looked at for each."`
 	Seed   uint64 `default:"1" help:"What is cut where, and what is left of the unflushed."`
+	TPM    string `default:"software" enum:"software,swtpm" help:"What holds the box's key: ${enum}. An emulated chip keeps its state beside the disk, as a real one does."`
 	Keep   string `placeholder:"DIR" help:"Keep data, logs and, on a fault, the disk in this new folder."`
+
+	Wear []int         `placeholder:"RATE,…" help:"Cut nothing: measure what is written to the disk at so many messages a second."`
+	For  time.Duration `default:"20s" help:"How long at each of them."`
 }
 
 // mayNot is the exit status where nothing can be tested.
@@ -100,12 +104,18 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 		addr[i] = hospital.FreeAddr()
 		config += hospital.Monitor(fmt.Sprintf("bed-%d", i+1), addr[i], "UTC")
 	}
-	h, err := hospital.New(ctx, hospital.Options{Bin: c.Bin, Dir: dir, TPM: "software", Monitors: config})
+	h, err := hospital.New(ctx, hospital.Options{Bin: c.Bin, Dir: dir, TPM: c.TPM, Monitors: config})
 	if err != nil {
 		return false, err
 	}
 	data := h.Data("gw1/data")
 	defer unmount(data)
+	if c.TPM == "swtpm" {
+		chip, state := filepath.Join(dir, "chip"), filepath.Join(data, "tpm", "swtpm")
+		if err := errors.Join(os.Rename(state, chip), os.Symlink(chip, state)); err != nil {
+			return false, err
+		}
+	}
 	if err := furnish(file, data); err != nil {
 		return false, err
 	}
@@ -118,6 +128,9 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 		}
 	}()
 	w := &world{command: c, dir: dir, data: data, file: file, h: h, d: d, addr: addr, dice: rand.New(rand.NewPCG(c.Seed, 0))}
+	if len(c.Wear) > 0 {
+		return true, w.wear(ctx)
+	}
 	w.acked.Each = w.noteAcked
 	return w.cutPower(ctx)
 }

@@ -163,8 +163,8 @@ func (c *command) run(ctx context.Context) (ok bool, err error) {
 		if c.Faults > 0 {
 			most = min(round, c.Faults-w.total())
 		}
-		over, err = w.work(ctx, most, end)
-		if err = errors.Join(err, w.heal(), ctx.Err()); err != nil {
+		over = w.work(ctx, most, end)
+		if err := errors.Join(w.heal(), ctx.Err()); err != nil {
 			return false, err
 		}
 		if over = over || w.total() == c.Faults; over {

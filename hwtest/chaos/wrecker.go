@@ -43,8 +43,9 @@ type fault struct {
 	do     func() error
 }
 
-// work breaks things until there have been so many more, or until end, if there is one; over says that it was end.
-func (w *wrecker) work(ctx context.Context, most int, end time.Time) (over bool, err error) {
+// work breaks things until there have been so many more, or until end, if there is one; over says that it was end. It stops where
+// something cannot be broken or mended, which heal says.
+func (w *wrecker) work(ctx context.Context, most int, end time.Time) (over bool) {
 	var under sync.WaitGroup
 	defer under.Wait()
 	slots := make(chan struct{}, atOnce)
@@ -57,9 +58,9 @@ func (w *wrecker) work(ctx context.Context, most int, end time.Time) (over bool,
 		pause := time.Duration(w.dice.IntN(100)) * time.Millisecond
 		select {
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return false
 		case <-late:
-			return true, nil
+			return true
 		case slots <- struct{}{}:
 		}
 		w.mu.Lock()
@@ -68,10 +69,10 @@ func (w *wrecker) work(ctx context.Context, most int, end time.Time) (over bool,
 		}
 		w.busy[f.target] = true
 		w.counts[f.kind]++
-		err := w.err
+		failed := w.err != nil
 		w.mu.Unlock()
-		if err != nil {
-			return false, err
+		if failed {
+			return false
 		}
 		if w.said {
 			fmt.Printf("%s %s: %s\n", time.Now().UTC().Format("15:04:05.000"), f.kind, f.target)
@@ -87,7 +88,7 @@ func (w *wrecker) work(ctx context.Context, most int, end time.Time) (over bool,
 		})
 		time.Sleep(pause)
 	}
-	return false, nil
+	return false
 }
 
 // progress says each minute how far the run is.

@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // disk is a small disk that can be filled.
-type disk struct{ dir string }
+type disk struct {
+	dir string
+	mu  sync.Mutex // held while it is filled, and while a backup is put back: whoever does that makes room first
+}
 
 const (
 	diskSize = "256m"
@@ -31,13 +35,15 @@ func newDisk(dir string) (*disk, error) {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=700,size="+diskSize); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot mount a small disk: %w", err), os.Remove(dir), os.Rename(old, dir))
 	}
-	return &disk{dir}, copyTree(old, dir)
+	return &disk{dir: dir}, copyTree(old, dir)
 }
 
 func (d *disk) close() error { return unix.Unmount(d.dir, unix.MNT_DETACH) }
 
 // fill leaves no room for a while. What becomes free meanwhile is not taken again.
 func (d *disk) fill(long time.Duration) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	path := filepath.Join(d.dir, hog)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {

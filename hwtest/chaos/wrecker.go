@@ -261,6 +261,10 @@ func (w *wrecker) restore(p *hospital.Process) fault {
 		if from == "" {
 			return w.backup(p.Name)
 		}
+		if d := w.disks[p.Name]; d != nil {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+		}
 		if err := clearTree(w.h.Data(p.Name)); err != nil {
 			return err
 		}

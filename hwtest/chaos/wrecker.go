@@ -34,7 +34,7 @@ type wrecker struct {
 	err     error
 }
 
-const atOnce = 7
+const atOnce = 10
 
 // fault is one thing to break: what is busy with it, and the breaking and mending itself.
 type fault struct {
@@ -194,7 +194,7 @@ func (w *wrecker) draw() fault {
 	for _, c := range choices {
 		sum += c.weight
 	}
-	long := time.Duration(100+w.dice.ExpFloat64()*700) * time.Millisecond
+	long := time.Duration(100+w.dice.ExpFloat64()*450) * time.Millisecond
 	at := w.dice.IntN(sum)
 	for _, c := range choices {
 		if at -= c.weight; at < 0 {

@@ -97,7 +97,7 @@ func (m *machine) parts() []string {
 	if err := m.tpm.Start(); err != nil {
 		m.t.Fatal(err)
 	}
-	await(m.t, "swtpm", time.Minute, func() bool { _, err := os.Stat(at("tpm")); return err == nil })
+	await(m.t, "swtpm", patience, func() bool { _, err := os.Stat(at("tpm")); return err == nil })
 	_, port, err := net.SplitHostPort(m.link)
 	if err != nil {
 		m.t.Fatal(err)
@@ -149,7 +149,7 @@ func (m *machine) plug(image string) (pull func()) {
 	return func() {
 		m.t.Helper()
 		m.do("device_del", map[string]any{"id": device})
-		await(m.t, "the stick to be out", time.Minute, func() bool {
+		await(m.t, "the stick to be out", patience, func() bool {
 			return m.monitor.call("blockdev-del", map[string]any{"node-name": node}) == nil
 		})
 	}

@@ -40,7 +40,7 @@ func (v Verified) Before() Prefix {
 		return Prefix{}
 	}
 	level := bits.TrailingZeros64(index)
-	node, path := tlog.RecordHash(v.published.Leaf), v.siblings()
+	node, path := v.hash, v.siblings()
 	for path[0].level < level {
 		node, path = tlog.NodeHash(node, path[0].hash), path[1:]
 	}
@@ -49,7 +49,7 @@ func (v Verified) Before() Prefix {
 
 // After is the log up to the record and with it.
 func (v Verified) After() Prefix {
-	node, path := tlog.RecordHash(v.published.Leaf), v.siblings()
+	node, path := v.hash, v.siblings()
 	for range bits.TrailingZeros64(^v.published.Index) {
 		node, path = tlog.NodeHash(path[0].hash, node), path[1:]
 	}

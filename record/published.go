@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +35,7 @@ func (p Published) AppendBinary(dst []byte) ([]byte, error) {
 	if len(p.Path) > maxLevels || len(p.Checkpoint) > MaxCheckpoint || len(p.Leaf) > MaxLeaf || p.Index >= MaxIndex {
 		return dst, errors.New("cannot encode record: a part is larger than the format allows")
 	}
+	dst = slices.Grow(dst, len(wireMagic)+8+1+32*len(p.Path)+2+len(p.Checkpoint)+4+len(p.Leaf))
 	dst = append(dst, wireMagic...)
 	dst = binary.BigEndian.AppendUint64(dst, p.Index)
 	dst = append(dst, byte(len(p.Path)))
@@ -126,6 +128,15 @@ func ParseProof(leaf Leaf, proof []byte) (Published, error) {
 // Prove gives each of the leaves its proof under the checkpoint. prev is the tree before the first of them, and the tree
 // after the last must be the one that the checkpoint signs.
 func Prove(prev Tree, leaves []Leaf, sc SignedCheckpoint) ([]Published, error) {
+	hashes := make([]Hash, len(leaves))
+	for i, l := range leaves {
+		hashes[i] = tlog.RecordHash(l)
+	}
+	return ProveHashed(prev, leaves, hashes, sc)
+}
+
+// ProveHashed is Prove for leaves whose LeafHash is known.
+func ProveHashed(prev Tree, leaves []Leaf, hashes []Hash, sc SignedCheckpoint) ([]Published, error) {
 	c, err := sc.Unverified()
 	if err != nil {
 		return nil, err
@@ -137,23 +148,19 @@ func Prove(prev Tree, leaves []Leaf, sc SignedCheckpoint) ([]Published, error) {
 	if len(leaves) == 0 {
 		return nil, nil
 	}
-	g, err := newGrowth(&prev, leaves)
+	g, err := newGrowth(&prev, hashes)
 	if err != nil {
 		return nil, fmt.Errorf("cannot prove records: %w", err)
 	}
 	out := make([]Published, len(leaves))
 	paths := make([]Hash, 0, len(leaves)*bits.Len64(size-1))
 	for i, l := range leaves {
-		path, err := tlog.ProveRecord(int64(size), int64(prev.size)+int64(i), g)
-		if err != nil {
-			return nil, fmt.Errorf("cannot prove record %d: %w", prev.size+uint64(i), err)
-		}
 		from := len(paths)
-		paths = append(paths, path...)
+		paths = g.appendPath(paths, prev.size+uint64(i))
 		out[i] = Published{Leaf: l, Index: prev.size + uint64(i), Path: paths[from:len(paths):len(paths)], Checkpoint: sc}
 	}
 	// One proof shows that leaves and checkpoint belong together: all share the same nodes.
-	if err := tlog.CheckRecord(out[0].Path, int64(size), c.Root, int64(prev.size), tlog.RecordHash(leaves[0])); err != nil {
+	if err := tlog.CheckRecord(out[0].Path, int64(size), c.Root, int64(prev.size), hashes[0]); err != nil {
 		return nil, errors.New("cannot prove records: the checkpoint signs another tree than that of the log")
 	}
 	return out, nil

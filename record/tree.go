@@ -3,7 +3,6 @@ package record
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/bits"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -89,21 +88,20 @@ func ParseTree(b []byte) (t Tree, rest []byte, err error) {
 	return t, b, nil
 }
 
-// growth is a tree and the leaves after it, as the tlog.HashReader that proves those leaves: at each level the nodes that
-// the new leaves completed, beside the roots that were there before.
+// growth is a tree and the leaves after it, with all nodes that the paths of those leaves need: at each level those that the new
+// leaves completed, beside the roots that were there before.
 type growth struct {
-	prev  *Tree
-	nodes [maxLevels][]Hash // nodes[l][i] is node prev.size>>l + i of level l
+	prev *Tree
+	size uint64
+
+	nodes  [maxLevels][]Hash // nodes[l][i] is node prev.size>>l + i of level l
+	ragged [maxLevels]Hash   // of the leaves behind the last complete node of the level, where there are any
 }
 
-func newGrowth(prev *Tree, leaves []Leaf) (*growth, error) {
-	if prev.size+uint64(len(leaves)) >= MaxIndex {
+func newGrowth(prev *Tree, level []Hash) (*growth, error) {
+	g := &growth{prev: prev, size: prev.size + uint64(len(level))}
+	if g.size >= MaxIndex {
 		return nil, errors.New("the tree is full")
-	}
-	g := &growth{prev: prev}
-	level := make([]Hash, len(leaves))
-	for i, l := range leaves {
-		level[i] = tlog.RecordHash(l)
 	}
 	for l := 0; len(level) > 0; l++ {
 		g.nodes[l] = level
@@ -118,22 +116,39 @@ func newGrowth(prev *Tree, leaves []Leaf) (*growth, error) {
 		}
 		level = up
 	}
+	for l := range maxLevels - 1 {
+		switch {
+		case g.size>>l&1 == 0:
+			g.ragged[l+1] = g.ragged[l]
+		case g.size&(1<<l-1) == 0: // nothing is behind that node
+			g.ragged[l+1] = g.node(l, g.size>>l-1)
+		default:
+			g.ragged[l+1] = tlog.NodeHash(g.node(l, g.size>>l-1), g.ragged[l])
+		}
+	}
 	return g, nil
 }
 
-func (g *growth) ReadHashes(indexes []int64) ([]Hash, error) {
-	out := make([]Hash, len(indexes))
-	for i, x := range indexes {
-		level, n := tlog.SplitStoredHashIndex(x)
-		first := g.prev.size >> level
-		switch at := uint64(n); {
-		case at >= first && at-first < uint64(len(g.nodes[level])):
-			out[i] = g.nodes[level][at-first]
-		case at+1 == first && g.prev.size>>level&1 != 0:
-			out[i] = g.prev.roots[level]
+// node is a complete node that the path of a new leaf may need.
+func (g *growth) node(level int, n uint64) Hash {
+	if first := g.prev.size >> level; n >= first {
+		return g.nodes[level][n-first]
+	}
+	return g.prev.roots[level] // the one before first: all older ones are parts of larger subtrees
+}
+
+// appendPath appends the inclusion proof of a new leaf (RFC 9162 §2.1.3.1).
+func (g *growth) appendPath(path []Hash, index uint64) []Hash {
+	for at, last, l := index, g.size-1, 0; last > 0; at, last, l = at>>1, last>>1, l+1 {
+		switch {
+		case at&1 == 1:
+			path = append(path, g.node(l, at-1))
+		case at == last: // it has no sibling and goes up alone
+		case at+1 < g.size>>l:
+			path = append(path, g.node(l, at+1))
 		default:
-			return nil, fmt.Errorf("node %d of level %d is older than the tree at hand", n, level)
+			path = append(path, g.ragged[l])
 		}
 	}
-	return out, nil
+	return path
 }

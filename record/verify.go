@@ -55,6 +55,7 @@ func ReasonOf(err error) Reason {
 // Verified is a published record that Verify has accepted; it can be made in no other way.
 type Verified struct {
 	published  Published
+	hash       Hash // of the leaf
 	header     Header
 	body       []byte
 	checkpoint Checkpoint
@@ -62,6 +63,7 @@ type Verified struct {
 
 func (v Verified) Header() Header         { return v.header }
 func (v Verified) Leaf() Leaf             { return v.published.Leaf }
+func (v Verified) LeafHash() Hash         { return v.hash }
 func (v Verified) Body() []byte           { return v.body } // sealed, or the text of a control leaf
 func (v Verified) Checkpoint() Checkpoint { return v.checkpoint }
 func (v Verified) Published() Published   { return v.published }
@@ -73,12 +75,14 @@ func Verify(p Published, box BoxID, pub *ecdsa.PublicKey) (Verified, error) {
 }
 
 // Verifier verifies the records of one box. It remembers the last checkpoint that it accepted, so that the records of one
-// checkpoint cost one signature check. It is not for concurrent use.
+// checkpoint cost one signature check, and the last path, so that records in their order cost two nodes each. It is not for
+// concurrent use.
 type Verifier struct {
-	box  BoxID
-	pub  *ecdsa.PublicKey
-	last SignedCheckpoint
-	open Checkpoint
+	box    BoxID
+	pub    *ecdsa.PublicKey
+	last   SignedCheckpoint
+	open   Checkpoint
+	proven proven
 }
 
 // NewVerifier returns a Verifier for the records that pub signs as box.
@@ -96,7 +100,8 @@ func (v *Verifier) Verify(p Published) (Verified, error) {
 	if len(p.Leaf) > MaxLeaf || len(p.Path) > maxLevels {
 		return Verified{}, refuse(ReasonMalformed, "the record is larger than the format allows")
 	}
-	if tlog.CheckRecord(p.Path, int64(c.Size), c.Root, int64(p.Index), tlog.RecordHash(p.Leaf)) != nil {
+	hash := tlog.RecordHash(p.Leaf)
+	if !v.proven.leads(p.Path, p.Index, hash, c) {
 		return Verified{}, refuse(ReasonProof, "the path does not lead from the leaf to the signed root")
 	}
 	h, body, err := parseLeaf(p.Leaf)
@@ -109,7 +114,7 @@ func (v *Verifier) Verify(p Published) (Verified, error) {
 	if h.Index != p.Index {
 		return Verified{}, refuse(ReasonIndex, "the leaf names another index than its place in the log")
 	}
-	return Verified{p, h, body, c}, nil
+	return Verified{p, hash, h, body, c}, nil
 }
 
 // Checkpoint is OpenCheckpoint for the box of v; it costs nothing for the one that was accepted last.

@@ -219,7 +219,7 @@ func TestBackpressure(t *testing.T) {
 			}
 		}
 		look()
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // to be asked costs the programs too
 	}
 	for ctx.Err() == nil && len(busy.open) > 0 {
 		busy.look()

@@ -307,7 +307,7 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 			b.refuse(from, indexed(m, p.Index), map[string]record.Reason{"kind": ReasonKind, "index": ReasonRange}[reason],
 				"the registry does not grant this record to the box; it is kept in the log and shown to nobody")
 		}
-		b.tree.Append(p.Leaf)
+		b.tree.AppendHash(v.LeafHash())
 		b.pending = append(b.pending, v)
 		b.bytes += len(p.Leaf)
 		if c := v.Checkpoint(); c.Size == b.tree.Size() {
@@ -344,10 +344,8 @@ func (b *Box) Add(from string, messages []Message) (early Early, err error) {
 }
 
 func (b *Box) append(sc record.SignedCheckpoint, c record.Checkpoint) error {
-	for _, v := range b.pending { // they begin where the log ends
-		if err := b.log.Append(v.Leaf()); err != nil {
-			return err
-		}
+	if err := b.log.AppendVerified(b.pending...); err != nil { // they begin where the log ends
+		return err
 	}
 	b.recent.add(sc, c)
 	return b.log.AppendCheckpoint(sc, c)

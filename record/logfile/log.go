@@ -278,7 +278,7 @@ func (l *Log) take(sc *scanner, at int64, kind byte, payload []byte) error {
 		}
 		l.mark = at
 	case typeLeaf:
-		l.now.add(payload)
+		l.now.add(record.LeafHash(payload), len(payload))
 	case typeCheckpoint:
 		c, err := record.SignedCheckpoint(payload).Unverified()
 		if err != nil || c.Size > l.now.tree.Size() || c.Size <= l.now.last.Size {
@@ -368,10 +368,10 @@ func (s *state) begin(h header) {
 	}
 }
 
-// add takes a leaf into the tree.
-func (s *state) add(leaf record.Leaf) {
-	s.tree.Append(leaf)
-	s.cut += int64(len(leaf))
+// add takes a leaf of so many bytes into the tree.
+func (s *state) add(leaf record.Hash, bytes int) {
+	s.tree.AppendHash(leaf)
+	s.cut += int64(bytes)
 	from := s.last.Size
 	if n := len(s.cuts); n > 0 {
 		from = s.cuts[n-1].Size()
@@ -450,10 +450,37 @@ func (l *Log) Append(leaves ...record.Leaf) error {
 	}
 	for _, leaf := range leaves {
 		l.buf = appendEntry(l.buf, typeLeaf, leaf)
-		l.now.add(leaf)
+		l.now.add(record.LeafHash(leaf), len(leaf))
 	}
 	if len(l.buf) >= writeBytes {
 		return l.write()
+	}
+	return nil
+}
+
+// AppendVerified is Append for records that were verified, whose leaves need not be read and hashed again.
+func (l *Log) AppendVerified(records ...record.Verified) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil || len(records) == 0 {
+		return l.err
+	}
+	for i, v := range records {
+		if next := l.now.tree.Size() + uint64(i); v.Header().Index != next {
+			return fmt.Errorf("cannot append leaf %d: the log is at %d", v.Header().Index, next)
+		}
+	}
+	if err := l.prepare(); err != nil {
+		return err
+	}
+	for _, v := range records {
+		l.buf = appendEntry(l.buf, typeLeaf, v.Leaf())
+		l.now.add(v.LeafHash(), len(v.Leaf()))
+		if len(l.buf) >= writeBytes {
+			if err := l.write(); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -74,6 +74,7 @@ func (r *Reader) next() ([]record.Published, error) {
 	}
 	prev := r.tree
 	var leaves []record.Leaf
+	var hashes []record.Hash
 	for r.tree.Size() < c.Size {
 		kind, payload, tree, err := r.leaves.next(false, r.tree.Size())
 		if err != nil {
@@ -89,21 +90,22 @@ func (r *Reader) next() ([]record.Published, error) {
 				r.from = tree.Size()
 				return nil, lost
 			}
-			prev, leaves = *tree, nil
+			prev, leaves, hashes = *tree, nil, nil
 			continue
 		}
 		if kind != typeLeaf {
 			continue
 		}
+		hash := record.LeafHash(payload)
 		if r.tree.Size() >= r.from {
-			leaves = append(leaves, payload)
+			leaves, hashes = append(leaves, payload), append(hashes, hash)
 		}
-		r.tree.Append(payload)
+		r.tree.AppendHash(hash)
 		if r.tree.Size() == r.from {
 			prev = r.tree
 		}
 	}
-	out, err := record.Prove(prev, leaves, note)
+	out, err := record.ProveHashed(prev, leaves, hashes, note)
 	if err != nil {
 		return nil, err
 	}

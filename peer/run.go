@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"sort"
 	"strconv"
 	"strings"
@@ -41,14 +40,7 @@ type runCmd struct {
 	Scrub    time.Duration `default:"6h" help:"How often the whole store is read and verified again; what is damaged is asked of other peers; 0: never."`
 }
 
-// gcPercent trades processor for memory: at the usual 100 a peer takes twice what it holds, and it waits for disks and
-// networks more than for its processor.
-const gcPercent = 50
-
 func (c *runCmd) Run(ctx context.Context) error {
-	if os.Getenv("GOGC") == "" { // else its administrator has decided
-		debug.SetGCPercent(gcPercent)
-	}
 	log := newLog(c.Debug)
 	for {
 		err := run(ctx, c.dir(), log, c.Patience, c.Scrub, nil)

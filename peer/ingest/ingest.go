@@ -22,7 +22,7 @@ import (
 
 // What one fsync covers and one request brings into memory: so many records, fewer where records are large.
 const (
-	batch      = 512
+	batch      = 2048
 	batchBytes = 16 << 20
 )
 

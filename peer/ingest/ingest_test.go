@@ -325,3 +325,27 @@ func TestCursorOfAnotherStreamIsNotBelieved(t *testing.T) {
 		t.Error("the cursor's digest is not that of its message")
 	}
 }
+
+// BenchmarkTakeIn takes a backlog that stands in the stream into the store: read, verified and on the disk.
+func BenchmarkTakeIn(b *testing.B) {
+	const batches, records = 8, 1000
+	w := newWard(b, 256)
+	for b.Loop() {
+		b.StopTimer()
+		for range batches {
+			w.box.Publish(w.nc, w.box.Record(records))
+		}
+		ctx, cancel := context.WithCancel(b.Context())
+		done := make(chan struct{})
+		b.StartTimer()
+		go func() { w.work.Run(ctx); close(done) }()
+		for w.work.Box.Size() < uint64(len(w.box.Log)) {
+			<-w.work.Box.Grown()
+		}
+		b.StopTimer()
+		cancel()
+		<-done
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(batches*records*b.N)/b.Elapsed().Seconds(), "records/s")
+}

@@ -470,6 +470,7 @@ func (r *Replicator) serve(m *nats.Msg) {
 		return
 	}
 	s := r.resume(b, q.From)
+	var data []byte // the connection takes a copy
 	for sent < q.Max && bytes < pullBytes {
 		if len(s.rest) == 0 {
 			var err error
@@ -486,8 +487,8 @@ func (r *Replicator) serve(m *nats.Msg) {
 				break
 			}
 		}
-		data, err := s.rest[0].AppendBinary(nil)
-		if err != nil || r.Conn.Publish(m.Reply, data) != nil {
+		var err error
+		if data, err = s.rest[0].AppendBinary(data[:0]); err != nil || r.Conn.Publish(m.Reply, data) != nil {
 			s.reader.Close()
 			return
 		}

@@ -533,12 +533,12 @@ func (at *pace) wait(ctx context.Context, size func() uint64, from uint64) uint6
 	const every = 250 * time.Millisecond
 	at.peeking, at.busy = true, false
 	for end := time.Now().Add(backlogLook); at.peeking && ctx.Err() == nil && time.Now().Before(end); {
-		before := size()
+		before, began := size(), time.Now()
 		select {
 		case <-ctx.Done():
 		case <-time.After(every):
 		}
-		at.peeking = at.tooMany(int(size()-before), every)
+		at.peeking = at.tooMany(int(size()-before), time.Since(began))
 	}
 	at.behind, at.second, at.shown, at.spent = size(), time.Now(), 0, 0
 	if at.peeking {

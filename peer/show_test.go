@@ -53,7 +53,7 @@ func TestThePageGoesOnWhereItStopped(t *testing.T) {
 	if from := at.wait(t.Context(), grown(0), 300); from != 300 || at.peeking || at.behind != size {
 		t.Errorf("nothing more came, and it goes on with record %d of %d (%+v)", from, size, at)
 	}
-	if from := at.wait(t.Context(), grown(10*backlog), 300); from != size-backlogPage || !at.peeking || at.behind != size {
+	if from := at.wait(t.Context(), grown(1<<24), 300); from != size-backlogPage || !at.peeking || at.behind != size {
 		t.Errorf("more and more came, and it looks from record %d of %d on (%+v)", from, size, at)
 	}
 	if from := at.wait(t.Context(), grown(0), size); from != size-viewRecords || at.peeking {

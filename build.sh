@@ -180,10 +180,11 @@ usage: ./build.sh COMMAND
                     32 monitors send at a pace to a box, a ward peer and a hub; memory, descriptors, goroutines, latency and disk are
                     written into dist/soak.tsv and drawn in dist/soak.svg. Exit status 0: nothing was lost or doubled, nothing grew.
                     An hour needs some 20 GB of disk.
-  powercut [--cuts N] [--seed S]
+  powercut [--cuts N] [--seed S] [--tpm swtpm] | --wear RATE,…
                     a box on a disk that forgets what was not flushed loses its power N times, with a ward, a hub and four monitors;
                     what is left is any part of the unflushed. Exit status 0: nothing acknowledged was lost, doubled, changed or
-                    contradicted. 3: this machine does not let it mount.
+                    contradicted. 3: this machine does not let it mount. With --wear nothing is cut: a table of what the box writes
+                    to its disk at so many messages a second.
   fuzz [--minutes 60] [--workers 1] [--corpus dist/fuzz] [TARGET...]
                     each fuzzer of what comes from outside, or those named (FuzzAck, hl7/FuzzParse, peer/store), for N minutes each;
                     what has been learned stays in the corpus folder for the next time. A finding is printed, its input is kept under

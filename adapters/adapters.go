@@ -135,8 +135,8 @@ type Adapter interface {
 const (
 	StateListening = "listening" // a server without a connection
 	StateConnected = "connected"
-	StateWaiting   = "waiting" // the monitor, the network or the device is not there; Detail says what is tried
-	StateFailed    = "failed"  // Run has returned an error; Detail holds the remedy
+	StateWaiting   = "waiting" // the monitor or the network is not there; Detail says what is tried
+	StateFailed    = "failed"  // the port or the device cannot be opened; Detail holds the remedy
 )
 
 // Status is what an adapter knows about itself. Counters are cumulative since the start.

@@ -202,6 +202,9 @@ type fsckCmd struct {
 
 func (c fsckCmd) Run() error {
 	dir := c.Dir
+	if _, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("cannot check %s: %w; name the box's data folder (box.data of its configuration)", dir, errors.Unwrap(err))
+	}
 	if _, err := os.Stat(filepath.Join(dir, "log")); err == nil {
 		dir = filepath.Join(dir, "log")
 	}

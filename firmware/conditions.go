@@ -37,7 +37,9 @@ func judge(b *health.Board, r status.Report) {
 		} else {
 			b.Clear("monitor-away", name)
 		}
-		if m.Line.State != adapters.StateFailed {
+		if m.Line.State == adapters.StateFailed {
+			b.Set(health.Condition{Code: "monitor-line", About: name, Sentence: m.Line.Detail})
+		} else {
 			b.Clear("monitor-line", name)
 		}
 		if m.Line.State == adapters.StateConnected && !m.Line.LastFrame.IsZero() && r.Now.Sub(m.Line.LastFrame) > silence {

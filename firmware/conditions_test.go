@@ -201,6 +201,7 @@ func TestMonitorsConditions(t *testing.T) {
 		want string
 	}{
 		{adapters.Status{State: adapters.StateWaiting, Detail: "Not started."}, "monitor-away"},
+		{adapters.Status{State: adapters.StateFailed, Detail: "Cannot open /dev/ttyUSB0: there is no such device."}, "monitor-line"},
 		{adapters.Status{State: adapters.StateConnected, LastFrame: now.Add(-2 * silence)}, "monitor-silent"},
 		{adapters.Status{State: adapters.StateConnected, LastFrame: now.Add(-silence / 2)}, ""},
 		{adapters.Status{State: adapters.StateConnected}, ""}, // nothing has come yet

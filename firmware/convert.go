@@ -49,6 +49,9 @@ func (c convertCmd) Run(ctx context.Context) error {
 	}
 	out := bufio.NewWriterSize(os.Stdout, 1<<16)
 	b := batch{at: at, given: dialect, pretty: c.Pretty, out: out, converters: map[string]*mapping.Converter{}}
+	if err := there(c.Files); err != nil {
+		return err
+	}
 	for _, name := range c.Files {
 		if err := b.file(ctx, name); err != nil {
 			return errors.Join(err, out.Flush())
@@ -80,6 +83,21 @@ type batch struct {
 
 // longestMessage bounds one message of a file, in bytes.
 const longestMessage = 16 << 20
+
+// there says which of the files is not there: that is no message that cannot be converted.
+func there(files []string) error {
+	for _, name := range files {
+		if name == "-" {
+			continue
+		}
+		if st, err := os.Stat(name); err != nil {
+			return fmt.Errorf("cannot read %s: %w; name a file of HL7 v2 messages, or - for standard input", name, errors.Unwrap(err))
+		} else if st.IsDir() {
+			return fmt.Errorf("cannot read %s: it is a folder; name the files in it", name)
+		}
+	}
+	return nil
+}
 
 // messagesOf reads the messages of a file, or of standard input where name is "-".
 func messagesOf(name string) (sc *bufio.Scanner, done func() error, err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -34,6 +35,9 @@ type detectCmd struct {
 }
 
 func (c detectCmd) Run(ctx context.Context) error {
+	if err := there(slices.DeleteFunc(slices.Clone(c.Sources), detect.Line)); err != nil {
+		return err
+	}
 	for _, name := range c.Sources {
 		if !detect.Line(name) {
 			if err := detectFile(name); err != nil {

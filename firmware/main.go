@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/vitalgate/vitalgate/commandline"
 	"github.com/vitalgate/vitalgate/firmware/appliance"
 	"github.com/vitalgate/vitalgate/firmware/version"
 )
@@ -52,10 +53,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var p program
-	k := kong.Parse(&p, kong.Name("vitalgate"), kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Description("Firmware of the box beside a bedside monitor: HL7 v2 in, sealed and signed FHIR R4 out, write-only."),
+	k, err := commandline.Parse(&p, os.Args[1:], kong.Name("vitalgate"), kong.Description("Firmware of the box beside a bedside monitor: HL7 v2 in, sealed and signed FHIR R4 out, write-only."),
 		kong.BindTo(ctx, (*context.Context)(nil)))
-	if err := k.Run(); err != nil {
+	if err == nil {
+		err = k.Run()
+	}
+	if err != nil {
 		if !errors.Is(err, errSaid) {
 			fmt.Fprintln(os.Stderr, "vitalgate:", err)
 		}

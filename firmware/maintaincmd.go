@@ -18,6 +18,7 @@ import (
 type maintainCmd struct {
 	Dir    string `default:"/var/lib/vitalgate" help:"The box's folder: label, configuration, grant, data; mode 0700."`
 	Listen string `default:":8471" help:"Address of the provisioning link."`
+	Find   bool   `default:"true" negatable:"" help:"Answer whoever looks for boxes on this machine's networks (vitalprov find): the name on the label, where the link is, and whether the box has an owner."`
 	Label  bool   `help:"Print the text of the label (it holds the secret claim code) and end."`
 }
 
@@ -30,7 +31,7 @@ func (c maintainCmd) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	s, err := maintain.Open(maintain.Box{Dir: c.Dir, Listen: c.Listen, Log: log,
+	s, err := maintain.Open(maintain.Box{Dir: c.Dir, Listen: c.Listen, Find: c.Find, Log: log,
 		Work: func(ctx context.Context, config string) error { return run(ctx, config, log) },
 		Test: func(ctx context.Context, o protocol.TestOptions) ([]byte, error) {
 			data := filepath.Join(c.Dir, "data")

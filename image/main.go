@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/vitalgate/vitalgate/commandline"
 )
 
 type program struct {
@@ -17,9 +19,11 @@ type program struct {
 
 func main() {
 	var p program
-	k := kong.Parse(&p, kong.Name("image"), kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Description("Builds and checks the box's signed image."))
-	if err := k.Run(); err != nil {
+	k, err := commandline.Parse(&p, os.Args[1:], kong.Name("image"), kong.Description("Builds and checks the box's signed image."))
+	if err == nil {
+		err = k.Run()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}

@@ -22,7 +22,7 @@ type initCmd struct {
 	Facility    string   `placeholder:"F1" help:"Name of the facility: 1 to 32 of a-z, 0-9 and -."`
 	Name        string   `placeholder:"HUB" help:"Name of this peer, unique in the facility."`
 	Join        string   `placeholder:"INVITATION" help:"Join the facility that this invitation is from, as a ward peer or, with --listen-peers, as a further hub." type:"existingfile"`
-	ListenBoxes string   `default:"127.0.0.1:4222" help:"Where boxes connect, host:port."`
+	ListenBoxes string   `placeholder:"HOST:PORT" help:"Where boxes connect (default 127.0.0.1:4222; with --join where the invitation says)."`
 	ListenPeers string   `placeholder:"HOST:PORT" help:"Where ward peers connect (default 127.0.0.1:7422; with --join none)."`
 	Page        string   `default:"127.0.0.1:8080" help:"Address of the page. It shows patient data: keep it on a loopback address."`
 	Host        []string `help:"Further host names or addresses under which others reach this peer; not with --join."`
@@ -39,7 +39,7 @@ func (c *initCmd) Run() error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("Peer %s of facility %s is ready in %s.\n", made.Name, made.Facility, c.Data)
+		fmt.Printf("Peer %s of facility %s is ready in %s. Boxes connect to %s.\n", made.Name, made.Facility, c.Data, made.Boxes.Listen)
 		if err := os.Remove(c.Join); err != nil { // a second peer with the same keys and this one would throw each other out
 			fmt.Printf("Remove the invitation now, it holds this peer's keys: rm %s\n", c.Join)
 		} else {
@@ -51,6 +51,7 @@ func (c *initCmd) Run() error {
 	if c.Facility == "" || c.Name == "" {
 		return errors.New("cannot make a hub without names: give --facility and --name (or --join INVITATION for a ward peer)")
 	}
+	conf.Boxes.Listen = cmp.Or(c.ListenBoxes, facility.LoopbackBoxes)
 	conf.Peers.Listen = cmp.Or(c.ListenPeers, "127.0.0.1:7422")
 	var genesis []byte
 	if c.Genesis != "" {

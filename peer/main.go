@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/vitalgate/vitalgate/commandline"
 	"github.com/vitalgate/vitalgate/peer/facility"
 )
 
@@ -73,14 +74,10 @@ func main() {
 // command runs one command line.
 func command(ctx context.Context, args []string) error {
 	var c cli
-	p, err := kong.New(&c, kong.Name("vitalpeer"), kong.Description("A peer of the network: takes, verifies, stores, replicates and shows the records of boxes."),
-		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)))
+	k, err := commandline.Parse(&c, args, kong.Name("vitalpeer"), kong.Description("A peer of the network: takes, verifies, stores, replicates and shows the records of boxes."),
+		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err != nil {
 		return err
-	}
-	k, err := p.Parse(args)
-	if err != nil {
-		return fmt.Errorf("%w; vitalpeer --help shows how", err)
 	}
 	if err := k.Run(); err != nil && !(errors.Is(err, context.Canceled) && ctx.Err() != nil) {
 		return err

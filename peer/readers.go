@@ -49,7 +49,7 @@ func (c *readersRotateCmd) Run() error {
 	if err := os.WriteFile(c.Out, b, 0o644); err != nil {
 		return fmt.Errorf("cannot write the reader set: %w; vitalpeer readers show prints it", err)
 	}
-	fmt.Printf("Reader set %d is in %s: give it to each box with vitalprov readers ADDRESS --set %s (or vitalprov stick readers, or at the box vitalgate readers). Its private key is in %s; a ward peer that may read needs a copy of it in the same place (mode 0600), before the boxes take the set. Peers that run need no restart.\n", set.Number, c.Out, c.Out, key)
+	fmt.Printf("Reader set %d is in %s: give it to each box with vitalprov readers ADDRESS --label … --set %s (or vitalprov stick readers, or at the box vitalgate readers). Its private key is in %s; a ward peer that may read needs a copy of it in the same place (mode 0600), before the boxes take the set. Peers that run need no restart.\n", set.Number, c.Out, c.Out, key)
 	return nil
 }
 

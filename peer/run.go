@@ -67,6 +67,7 @@ type peer struct {
 
 	registry *registry.Log
 	spread   *replicate.Registry
+	twins    *replicate.Twins
 	enforce  sync.Mutex // one change of the registry is put into force at a time
 
 	witness *witness.Witness
@@ -198,7 +199,9 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 	}
 	take := func(entry []byte) error { return p.decided(ctx, g, entry) }
 	p.spread = &replicate.Registry{Name: conf.Name, Conn: between, Entries: p.registry, Take: take, Log: p.log, Links: p.node.Leaves}
+	p.twins = &replicate.Twins{Name: conf.Name, Conn: between, Log: p.log, Links: p.node.Leaves}
 	g.Go(func() error { return p.spread.Run(ctx) })
+	g.Go(func() error { return p.twins.Run(ctx) })
 	g.Go(func() error { return p.enforceAgain(ctx, g) })
 	g.Go(func() error { return p.followLinks(ctx) })
 	g.Go(func() error {

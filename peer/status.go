@@ -125,6 +125,16 @@ func (p *peer) status() *status {
 			"This peer has lost entries of the registry that it had shown before, as after a restored backup.",
 			"If nobody restored it, find out who works on its disk. It takes the entries again from the others by itself."})
 	}
+	for _, name := range p.twins.Of() {
+		about, who := name, "peer "+name
+		if name == st.Name {
+			about, who = "", "this peer"
+		}
+		st.Conditions = append(st.Conditions, condition{"peer-twice", about, "critical",
+			"Two peers run with the keys of " + who + " and throw each other off the network: what either of them takes reaches the others late or not at all.",
+			"Find out who copied its invitation or its data folder, and stop the copy: its address is in the log of the hub. If nobody did, its keys are in other hands: take the peer out (vitalpeer peer remove " + name +
+				" at the hub) and invite it anew under another name. This passes a minute after one of them has stopped."})
+	}
 	if p.removed(state) {
 		st.Conditions = append(st.Conditions, condition{"removed", "", "critical",
 			"This peer was removed from the facility: no other peer lets it in, and it hears of nothing that is decided or recorded elsewhere. What it holds can still be read.",

@@ -102,9 +102,23 @@ func (b *box) send(ctx context.Context, method, path string, body io.Reader) (*h
 		if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&f); err != nil || f.Error == "" {
 			f.Error = resp.Status
 		}
-		return nil, fmt.Errorf("the box says: %s", f.Error)
+		return nil, refusal{resp.StatusCode, f.Error}
 	}
 	return resp, nil
+}
+
+// refusal is what a box answers that does not do what it was asked.
+type refusal struct {
+	status int
+	why    string
+}
+
+func (r refusal) Error() string { return "the box says: " + r.why }
+
+// unknown says whether the box's firmware has no such operation: it is older than this tool.
+func unknown(err error) bool {
+	var r refusal
+	return errors.As(err, &r) && r.status == http.StatusNotFound
 }
 
 // unreached says what was not found, and where to look: a person with a laptop sees nothing of a network.
@@ -117,6 +131,8 @@ func unreached(err error) error {
 	switch {
 	case errors.As(err, &name):
 		return fmt.Errorf("nobody knows a machine of that name; give its address: %w", err)
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &tls.RecordHeaderError{}):
+		return fmt.Errorf("a machine is there, and it is no box; check the address and the port: %w", err)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("a machine is there, and no box listens at it; check the address and the port: %w", err)
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/vitalgate/vitalgate/provision/protocol"
 	records "github.com/vitalgate/vitalgate/record" // record is a line of vitalpeer tail here
 )
 
@@ -33,10 +36,17 @@ func boxName(s string) error {
 // monitorName is as package config of the firmware has it.
 var monitorName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// plausible refuses what no box can use, where there is none to ask. The rest, such as dialects, only the box itself knows.
-func plausible(config string) error {
+// plausible refuses what no box can use, where there is none to ask, and dialects that this one did not name at the stick. The rest only
+// the box itself knows.
+func plausible(config string, own protocol.StickBox) error {
 	var c struct {
-		Monitor []struct{ Name, Kind, Address, Zone string }
+		Monitor []struct{ Name, Kind, Address, Device, Dialect, Zone string }
+	}
+	var about protocol.About // a box of an older firmware did not write it
+	if text, err := os.ReadFile(own.About()); err == nil {
+		if err := json.Unmarshal(text, &about); err != nil {
+			return fmt.Errorf("cannot read what the box wrote on the stick of itself: %w; plug the stick into it once more", err)
+		}
 	}
 	if err := toml.Unmarshal([]byte(config), &c); err != nil {
 		return fmt.Errorf("cannot use the configuration: %w", err)
@@ -50,6 +60,15 @@ func plausible(config string) error {
 		}
 		if _, err := time.LoadLocation(m.Zone); err != nil || m.Zone == "Local" {
 			return fmt.Errorf("cannot use the configuration: zone %q of monitor %s is not an IANA time zone such as Europe/Berlin or UTC", m.Zone, m.Name)
+		}
+		if len(about.Dialects) == 0 {
+			continue
+		}
+		if err := speaks(about, m.Dialect); err != nil && m.Dialect != "" {
+			return fmt.Errorf("%w (monitor %s)", err, m.Name)
+		}
+		if m.Kind == "serial" && !slices.Contains(about.Lines, m.Device) {
+			say("The box named no serial line %s, which monitor %s is to be at. It named: %s.", m.Device, m.Name, cmp.Or(strings.Join(about.Lines, ", "), "none"))
 		}
 	}
 	return nil

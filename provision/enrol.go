@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -132,23 +131,37 @@ func known(ctx context.Context, b *box, name string, monitors []string) error {
 		if err != nil {
 			return err
 		}
-		if d, ok := keys["dialect"].(string); ok && !slices.ContainsFunc(a.Dialects, func(k protocol.Dialect) bool { return k.Name == d }) {
-			names := make([]string, len(a.Dialects))
-			for i, k := range a.Dialects {
-				names[i] = k.Name
+		if d, ok := keys["dialect"].(string); ok {
+			if err := speaks(a, d); err != nil {
+				return err
 			}
-			return fmt.Errorf("cannot use dialect %q: the box's firmware knows %s", d, strings.Join(names, ", "))
 		}
 	}
 	return nil
 }
 
-// check asks the box whether it could work with the configuration, before the facility is asked for anything.
-func (b *box) check(ctx context.Context, name, config string) error {
-	return b.call(ctx, "POST", protocol.PathCheck, protocol.Plan{Box: name, Config: config}, nil)
+// speaks says whether a box knows the dialect.
+func speaks(a protocol.About, dialect string) error {
+	names := make([]string, len(a.Dialects))
+	for i, k := range a.Dialects {
+		if names[i] = k.Name; k.Name == dialect {
+			return nil
+		}
+	}
+	return fmt.Errorf("cannot use dialect %q: the box's firmware knows %s", dialect, strings.Join(names, ", "))
 }
 
-// settle is how long a box that has just begun may say that it does not work before it is believed.
+// check asks the box whether it could work with the configuration, before the facility is asked for anything.
+func (b *box) check(ctx context.Context, name, config string) error {
+	err := b.call(ctx, "POST", protocol.PathCheck, protocol.Plan{Box: name, Config: config}, nil)
+	if unknown(err) {
+		say("The firmware of this box is older than vitalprov and cannot check a configuration beforehand: it will when it is given it.")
+		return nil
+	}
+	return err
+}
+
+// settle is how long a box that has just begun may say that it does not work, or a monitor's line that it waits, before it is believed.
 const settle = 10 * time.Second
 
 // start gives the box what it needs and waits until it works.
@@ -168,8 +181,9 @@ func start(ctx context.Context, b *box, p protocol.Provision, patience time.Dura
 			if err := json.Unmarshal(st.Report, &r); err != nil {
 				return fmt.Errorf("cannot read the box's status: %w", err)
 			}
-			if r.Ready || time.Since(began) > min(settle, patience/2) {
+			if r.Ready && r.heard() || time.Since(began) > min(settle, patience/2) {
 				fmt.Printf("box %s: %s\nkey: %s\n", r.Box, r.Verdict, r.Protection)
+				r.printConditions()
 				if !r.Ready {
 					return errSaid
 				}
@@ -202,6 +216,25 @@ type report struct {
 		Sentence string `json:"sentence"`
 		Remedy   string `json:"remedy"`
 	} `json:"conditions"`
+	Monitors []struct {
+		Line struct{ State string } `json:"line"`
+	} `json:"monitors"`
+}
+
+// heard says whether the line of each monitor is open. What is not opened in time is no box's fault, and said.
+func (r report) heard() bool {
+	for _, m := range r.Monitors {
+		if m.Line.State != "listening" && m.Line.State != "connected" {
+			return false
+		}
+	}
+	return true
+}
+
+func (r report) printConditions() {
+	for _, k := range r.Conditions {
+		fmt.Printf("%s %s %s\n  %s\n  %s\n", strings.ToUpper(k.Severity), k.Code, k.About, k.Sentence, k.Remedy)
+	}
 }
 
 type requestCmd struct {
@@ -222,7 +255,7 @@ func (c requestCmd) Run(ctx context.Context) error {
 	if err := writeNew(c.Out, request, 0o644); err != nil {
 		return err
 	}
-	fmt.Printf("%s: enrolment request of box %s.\nAt the facility's hub: vitalpeer box add %s --data DIR; then here: vitalprov provision %s --grant FILE --monitor …\n", c.Out, c.Box, c.Out, c.Address)
+	fmt.Printf("%s: enrolment request of box %s.\nAt the facility's hub: vitalpeer box add %s --data DIR; then here: vitalprov provision %s --label … --grant FILE --monitor …\n", c.Out, c.Box, c.Out, c.Address)
 	return nil
 }
 
@@ -347,9 +380,7 @@ func (c statusCmd) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot read the box's status: %w", err)
 	}
 	fmt.Printf("%s\nbox %s, key: %s\n", r.Verdict, r.Box, r.Protection)
-	for _, k := range r.Conditions {
-		fmt.Printf("%s %s %s\n  %s\n  %s\n", strings.ToUpper(k.Severity), k.Code, k.About, k.Sentence, k.Remedy)
-	}
+	r.printConditions()
 	if !r.Ready {
 		return errSaid
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,11 +30,12 @@ func (h hubFlag) peer(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, h.Vitalpeer, append(args, "--data", h.Hub)...)
 	out, err := cmd.Output()
 	if err != nil {
-		var said []byte
-		if e := (*exec.ExitError)(nil); errors.As(err, &e) {
-			said = bytes.TrimSpace(e.Stderr)
+		e := (*exec.ExitError)(nil)
+		if !errors.As(err, &e) {
+			return nil, fmt.Errorf("cannot run %s: %w; name the program with --vitalpeer", h.Vitalpeer, err)
 		}
-		return nil, fmt.Errorf("the facility refuses (%s %s): %w: %s", h.Vitalpeer, args[0], err, said)
+		said := bytes.TrimPrefix(bytes.TrimSpace(e.Stderr), []byte("vitalpeer: "))
+		return nil, fmt.Errorf("the facility says: %s", cmp.Or(string(said), err.Error()))
 	}
 	return out, nil
 }

@@ -14,6 +14,8 @@ import (
 	_ "time/tzdata" // Windows has no zone files
 
 	"github.com/alecthomas/kong"
+
+	"github.com/vitalgate/vitalgate/commandline"
 )
 
 // Version is set by the linker (build.sh).
@@ -21,6 +23,7 @@ var Version = "unversioned"
 
 type cli struct {
 	Wizard    wizardCmd    `cmd:"" help:"Provision a box step by step: asks what it needs."`
+	Find      findCmd      `cmd:"" help:"Look for boxes on the networks of this laptop."`
 	Probe     probeCmd     `cmd:"" help:"Ask what is at an address: which box, whose, and how it is."`
 	Label     labelCmd     `cmd:"" help:"Draw the label of a box, with its QR code, as PDF or PNG."`
 	Enrol     enrolCmd     `cmd:"" help:"Make a box part of a facility: request, grant, configuration, start."`
@@ -55,10 +58,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var c cli
-	k := kong.Parse(&c, kong.Name("vitalprov"), kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Description("The field tool: provision, check, update and reset the boxes beside bedside monitors."),
+	k, err := commandline.Parse(&c, os.Args[1:], kong.Name("vitalprov"), kong.Description("The field tool: provision, check, update and reset the boxes beside bedside monitors."),
 		kong.BindTo(ctx, (*context.Context)(nil)))
-	if err := k.Run(); err != nil {
+	if err == nil {
+		err = k.Run()
+	}
+	if err != nil {
 		if !errors.Is(err, errSaid) {
 			fmt.Fprintln(os.Stderr, "vitalprov:", err)
 		}

@@ -54,34 +54,7 @@ func (f *flexible) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// everyday are units as a person says them who reads no UCUM.
-var everyday = map[string]string{"/min": "per minute", "{beats}/min": "per minute", "{breaths}/min": "per minute", "mm[Hg]": "mmHg", "Cel": "°C", "[degF]": "°F", "cm[H2O]": "cmH₂O"}
-
-// spoken is a quantity as it is read aloud, with the digits that the monitor sent.
-func (q quantity) spoken() string {
-	unit, ok := everyday[q.Unit]
-	if !ok {
-		unit = q.Unit
-	}
-	return strings.TrimSpace(q.Value.String() + " " + unit)
-}
-
-// charted is the everyday name of what has a standard code, "" for what has none.
-func (c concept) charted() string {
-	for _, k := range c.Coding {
-		if k.System == "http://loinc.org" && k.Display != "" {
-			return strings.ToLower(k.Display)
-		}
-	}
-	for _, k := range c.Coding {
-		if k.System == "urn:iso:std:iso:11073:10101" {
-			return strings.ToLower(strings.NewReplacer("MDC_", "", "_", " ").Replace(k.Display))
-		}
-	}
-	return ""
-}
-
-// seen is what a person reads: "heart rate 72 per minute", "oxygen saturation 97 %", and the bed.
+// seen is what a person reads: "heart rate 72 per minute", "SpO2 97 %", and the bed.
 func (b bundle) seen() (values []string, bed string) {
 	add := func(m measured) {
 		if name := m.Code.charted(); name != "" && m.Value != nil {

@@ -73,7 +73,7 @@ func (c stickAnswerCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := plausible(config); err != nil { // before the facility is asked
+	if err := plausible(config, own); err != nil { // before the facility is asked
 		return err
 	}
 	granted, err := c.granted(own, strings.TrimSpace(string(box)))
@@ -204,6 +204,15 @@ func (c stickShowCmd) Run() error {
 	if err != nil {
 		return fmt.Errorf("cannot read the stick: %w", err)
 	}
+	if set, _, err := readReaders(s.Readers()); err == nil {
+		fmt.Printf("reader set %d of facility %s\n    next: plug the stick into each box of that facility, which takes it\n", set.Number, set.Facility)
+	} else if _, missing := os.Lstat(s.Readers()); missing == nil {
+		return err
+	}
+	if name, err := os.ReadFile(s.Next()); err == nil {
+		fmt.Printf("%s\n    next: plug the stick into the box that is to have this name\n", strings.TrimSpace(string(name)))
+	}
+	boxes := 0
 	for _, e := range all {
 		if !e.IsDir() {
 			continue
@@ -219,7 +228,11 @@ func (c stickShowCmd) Run() error {
 		} else if err != nil {
 			continue
 		}
+		boxes++
 		fmt.Printf("%s  %s\n    %s\n    %s\n", filepath.Base(string(own)), strings.TrimSpace(string(result)), strings.TrimSpace(string(label)), next(own, string(result)))
+	}
+	if boxes == 0 {
+		fmt.Println("No box was at this stick yet.")
 	}
 	return nil
 }

@@ -61,11 +61,21 @@ func TestTheStickTakesNoMistakes(t *testing.T) {
 		"is not an IANA time zone": "name=bed-1 address=127.0.0.1:2575 zone=Nowhere/Land",
 		"must be 1 to 64":          "name=bed/1 address=127.0.0.1:2575",
 		"no-vitalpeer":             good, // the facility is asked
-		"no-vitalpeer ":            "name=bed-1 kind=serial device=/dev/ttyUSB0",
+		"name the program":         "name=bed-1 kind=serial device=/dev/ttyUSB0",
 	} {
 		c := stickAnswerCmd{hubFlag: hubFlag{Hub: dir, Vitalpeer: filepath.Join(dir, "no-vitalpeer")}, binding: binding{Monitor: []string{monitor}}, Stick: dir, Name: "VG-1", OnTrust: true}
 		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v does not say %q", monitor, err, want)
+		}
+	}
+	about := `{"dialects": [{"name": "ihe-pcd01"}], "lines": ["/dev/ttyUSB0"]}` // as the box wrote it at its first visit
+	if err := os.WriteFile(own.About(), []byte(about), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for want, dialect := range map[string]string{`cannot use dialect "ihe-pcd": the box's firmware knows ihe-pcd01`: "ihe-pcd", "no-vitalpeer": "ihe-pcd01"} {
+		c := stickAnswerCmd{hubFlag: hubFlag{Hub: dir, Vitalpeer: filepath.Join(dir, "no-vitalpeer")}, binding: binding{Monitor: []string{good + " dialect=" + dialect}}, Stick: dir, Name: "VG-1", OnTrust: true}
+		if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v does not say %q", dialect, err, want)
 		}
 	}
 	for _, name := range []string{"gw3", "Ward 3/../etc"} {

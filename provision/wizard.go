@@ -18,7 +18,8 @@ import (
 type wizardCmd struct {
 	hubFlag
 	toolFlag
-	Status string `placeholder:"HOST:PORT" help:"Where the box shows its status page (default 127.0.0.1:8100, which only the box itself sees)."`
+	Address string `placeholder:"HOST[:PORT]" help:"Address of the box (default: it is looked for on the networks of this laptop, by its label; then asked for)."`
+	Status  string `placeholder:"HOST:PORT" help:"Where the box shows its status page (default 127.0.0.1:8100, which only the box itself sees)."`
 }
 
 func (c wizardCmd) Run(ctx context.Context) error { return c.run(ctx, os.Stdin, os.Stdout) }
@@ -162,23 +163,31 @@ func (c wizardCmd) run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// find asks for the box until it answers.
+// lookFor is how long the wizard looks for a box on the wire.
+const lookFor = 8 * time.Second
+
+// find asks for the box until it answers. Its label says which it is, and most often the wire where.
 func (c wizardCmd) find(ctx context.Context, a asker) (b *box, about protocol.About, err error) {
 	id, err := c.identity()
 	if err != nil {
 		return nil, about, err
 	}
-	address := ""
-	for {
-		if address, err = a.ask("Address of the box", address, something); err != nil {
-			return nil, about, err
-		}
+	address := c.Address
+	for first := true; ; first = false {
 		var l protocol.Label
-		if _, err := a.ask("Its label (scan the QR code, or type key and code)", "", func(s string) (err error) {
+		if _, err := a.ask("Label of the box (scan the QR code, or type key and code)", "", func(s string) (err error) {
 			l, err = protocol.ParseLabel(s)
 			return err
 		}); err != nil {
 			return nil, about, err
+		}
+		if address == "" {
+			address = search(ctx, l.Name())
+		}
+		if address == "" || !first {
+			if address, err = a.ask("Address of the box", address, something); err != nil {
+				return nil, about, err
+			}
 		}
 		b = newBox(address, l, id)
 		err := b.call(ctx, "GET", protocol.PathAbout, nil, &about)
@@ -187,6 +196,29 @@ func (c wizardCmd) find(ctx context.Context, a asker) (b *box, about protocol.Ab
 		}
 		fmt.Fprintln(a.out, " ", err)
 	}
+}
+
+// search looks for the box with the name on the wire; "" where it does not answer.
+func search(ctx context.Context, name string) string {
+	say("Looking for box %s on the networks of this laptop …", name)
+	all, err := look(ctx, lookFor, func(f found) bool { return f.Name == name })
+	if err != nil {
+		say("%v", err)
+		return ""
+	}
+	others := []string{}
+	for _, f := range all {
+		if f.Name == name {
+			say("It answers at %s.", f.Address)
+			return f.Address
+		}
+		others = append(others, f.Name+" at "+f.Address)
+	}
+	say("It does not answer. Check that it has power and its network cable, and that this laptop is in the same network; or ask whoever runs the network which address it gave to the box.")
+	if len(others) > 0 {
+		say("Other boxes answer: %s.", strings.Join(others, ", "))
+	}
+	return ""
 }
 
 // monitor asks for one monitor and gives its --monitor flag and its name. Try says whether the box could use a flag.
@@ -255,7 +287,7 @@ func (a asker) monitor(about protocol.About, n int, try func(flag string) error)
 		}
 		flag += " kind=serial device=" + about.Lines[k-2] + " baud=" + baud
 	}
-	for _, q := range []struct{ question, key, otherwise string }{{"Time zone of the monitor's clock, such as Europe/Berlin", "zone", ""}, {"Bed, as the ward calls it", "bed", name}} {
+	for _, q := range []struct{ question, key, otherwise string }{{"Time zone of the monitor's clock, such as Europe/Berlin", "zone", ""}, {"Bed, as the ward calls it (for messages that name none; where the monitor names its bed, that one counts)", "bed", name}} {
 		v, err := a.ask(q.question, q.otherwise, with(flag+" "+q.key+"="))
 		if err != nil {
 			return "", "", err

@@ -173,7 +173,7 @@ func (a *adapter) Run(ctx context.Context, out chan<- *adapters.Frame) error {
 			return err
 		default:
 			detail := fmt.Sprintf("Cannot open %s: %s.", a.cfg.Device, remedy(err))
-			a.set(adapters.StateWaiting, detail, 0)
+			a.set(adapters.StateFailed, detail, 0)
 			if detail != said { // not every second
 				said = detail
 				a.log.Warn("cannot open the device, trying again", "error", err)
@@ -196,7 +196,7 @@ func (a *adapter) Run(ctx context.Context, out chan<- *adapters.Frame) error {
 func remedy(err error) string {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV):
-		return "there is no such device; plug the adapter in, or give the right name (ls /dev/serial/by-id)"
+		return "there is no such device; plug the adapter in, or give the name of a socket (vitalprov probe and ls /dev/serial/by-path list them)"
 	case errors.Is(err, os.ErrPermission):
 		return "no permission; add the service's user to the group of the device (mostly dialout)"
 	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EAGAIN):

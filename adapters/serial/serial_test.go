@@ -113,7 +113,7 @@ func TestMissingDevice(t *testing.T) {
 	device := filepath.Join(t.TempDir(), "ttyUSB0")
 	r := adapterstest.Start(t, newAdapter(t, serial.Config{Device: device}))
 	s := r.Await(t, "missing", func(s adapters.Status) bool { return strings.Contains(s.Detail, "no such device") })
-	if s.State != adapters.StateWaiting || !strings.Contains(s.Detail, device) || s.Kind != "serial" || s.Line == nil {
+	if s.State != adapters.StateFailed || !strings.Contains(s.Detail, device) || s.Kind != "serial" || s.Line == nil {
 		t.Fatalf("status: %+v", s)
 	}
 	m := plug(t, device)
@@ -129,7 +129,7 @@ func TestDeviceInUse(t *testing.T) {
 	first.Await(t, "open", func(s adapters.Status) bool { return s.Connections == 1 })
 	second := adapterstest.Start(t, newAdapter(t, serial.Config{Device: device}))
 	s := second.Await(t, "in use", func(s adapters.Status) bool { return strings.Contains(s.Detail, "has it") })
-	if s.State != adapters.StateWaiting {
+	if s.State != adapters.StateFailed {
 		t.Fatalf("status: %+v", s)
 	}
 	first.Stop()

@@ -271,7 +271,7 @@ func (b *box) ready(ctx context.Context) (again string, err error) {
 	}
 	b.server, err = maintain.Open(maintain.Box{
 		Dir: boxFolder, Listen: ":" + protocol.Port, Log: b.log, Work: b.work.run, Network: b.net,
-		Test: b.test, Update: b.update, Wipe: b.wipe, System: b.system,
+		Test: b.test, Update: b.update, Wipe: b.wipe, System: b.system, Find: true,
 	})
 	return "", err
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vitalgate/vitalgate/firmware/config"
+	"github.com/vitalgate/vitalgate/firmware/mdns"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 )
 
@@ -47,6 +48,8 @@ type Box struct {
 	// Wipe makes what this room does not know of the box new: the chip, the encrypted disk. It is called after the folder was
 	// wiped; it may restart the box.
 	Wipe func(ctx context.Context) error
+	// Find has the box answer whoever looks for boxes on its wires (package mdns).
+	Find bool
 	// System are facts of the image: slot, rollback index.
 	System func() map[string]string
 
@@ -163,6 +166,10 @@ func (s *Server) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serve(gctx) })
 	g.Go(func() error { return s.work.run(gctx) })
+	if s.box.Find {
+		found := mdns.Responder{Listen: s.Addr(), Log: s.box.Log, Box: func() (string, bool) { return s.Label().Name(), s.Owned() }}
+		g.Go(func() error { return found.Run(gctx) })
+	}
 	return g.Wait()
 }
 

@@ -209,6 +209,12 @@ func (s *Server) getBox(http.ResponseWriter, *http.Request) (any, error) {
 }
 
 func (s *Server) getAbout(http.ResponseWriter, *http.Request) (any, error) {
+	a, err := s.about()
+	return a, err
+}
+
+// about is what a person must know to provision the box.
+func (s *Server) about() (protocol.About, error) {
 	a := protocol.About{Name: s.Label().Name(), Software: version.String(), Owned: s.Owned(), Lines: serial.Lines(), Interfaces: interfaces(), Can: []string{}, Time: time.Now()}
 	a.Working, a.Trouble = s.work.state()
 	for _, d := range mapping.Dialects() {
@@ -226,12 +232,12 @@ func (s *Server) getAbout(http.ResponseWriter, *http.Request) (any, error) {
 	if a.Owned {
 		o, err := s.folder.owner()
 		if err != nil || o == nil {
-			return nil, errors.Join(errors.New("cannot say whose this box is: its files changed just now; ask again"), err)
+			return a, errors.Join(errors.New("cannot say whose this box is: its files changed just now; ask again"), err)
 		}
 		a.Box = o.id.String()
 		text, err := s.folder.configText()
 		if err != nil {
-			return nil, err
+			return a, err
 		}
 		a.Config = text
 	}

@@ -38,7 +38,15 @@ func (s *Server) Stick(ctx context.Context, mount string) (did string, err error
 	if err := os.MkdirAll(string(own), 0o755); err != nil {
 		return "", fmt.Errorf("cannot write to the stick: %w", err)
 	}
-	if err := durable.WriteFile(own.Label(), []byte(l.String()+"\n")); err != nil {
+	about, err := s.about()
+	if err != nil {
+		return "", err
+	}
+	text, err := json.MarshalIndent(about, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(durable.WriteFile(own.Label(), []byte(l.String()+"\n")), durable.WriteFile(own.About(), append(text, '\n'))); err != nil {
 		return "", fmt.Errorf("cannot write to the stick: %w", err)
 	}
 	did, err = s.serveStick(ctx, stick, own)

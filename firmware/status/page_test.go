@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"image/png"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +214,49 @@ func TestFactsOfTheImage(t *testing.T) {
 	}
 }
 
+var colour = regexp.MustCompile(`--(good|warning|critical):#([0-9a-f]{6})`)
+
+// Each severity can be read by day and at night (WCAG 2.2 §1.4.3), on the white and on the near black that browsers give a page which
+// leaves the ground to them.
+func TestSeveritiesCanBeRead(t *testing.T) {
+	style, err := os.ReadFile("page.css")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// luminance and contrast are WCAG's (relative luminance, contrast ratio).
+	luminance := func(rgb string) float64 {
+		v, err := strconv.ParseUint(rgb, 16, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := func(c uint64) float64 {
+			x := float64(c&0xff) / 255
+			if x <= 0.04045 {
+				return x / 12.92
+			}
+			return math.Pow((x+0.055)/1.055, 2.4)
+		}
+		return 0.2126*of(v>>16) + 0.7152*of(v>>8) + 0.0722*of(v)
+	}
+	day, night, ok := strings.Cut(string(style), "prefers-color-scheme:dark")
+	if !ok {
+		t.Fatal("the page has no colours for the night")
+	}
+	for ground, text := range map[string]string{"ffffff": day, "121212": night} {
+		seen := map[string]bool{}
+		for _, m := range colour.FindAllStringSubmatch(text, -1) {
+			a, b := luminance(ground)+0.05, luminance(m[2])+0.05
+			if contrast := max(a, b) / min(a, b); contrast < 4.5 {
+				t.Errorf("%s #%s on #%s: contrast %.2f, and not 4.5", m[1], m[2], ground, contrast)
+			}
+			seen[m[1]] = true
+		}
+		if len(seen) != 3 {
+			t.Errorf("on #%s only %v have a colour", ground, seen)
+		}
+	}
+}
+
 var width = regexp.MustCompile(`data-width="(\d+)"`)
 
 // TestOnAPhone shows the page in a real browser, 360 CSS pixels wide: nothing may stick out to the right. Where
@@ -313,9 +358,10 @@ func TestOnAPhone(t *testing.T) {
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	for name, size := range map[string]string{"status-phone.png": "420,2660", "status-desk.png": "1100,1200"} {
+	for name, as := range map[string][]string{"status-phone.png": {"--window-size=420,2660"}, "status-desk.png": {"--window-size=1100,1200"},
+		"status-dark.png": {"--window-size=420,2660", "--blink-settings=preferredColorScheme=0"}} {
 		path := filepath.Join(dir, name)
-		run("--window-size="+size, "--screenshot="+path, page+"/")
+		run(append(as, "--screenshot="+path, page+"/")...)
 		f, err := os.Open(path)
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vitalgate/vitalgate/firmware/maintain"
 	"github.com/vitalgate/vitalgate/hwtest/hospital"
 	"github.com/vitalgate/vitalgate/provision/protocol"
 )
@@ -177,14 +178,18 @@ func TestSetUpABox(t *testing.T) {
 	}
 	refused("nothing was done", "vitalprov", "reset", address, "--label", label, "--yes", "VG-0000-0000")
 	refused("operating system's", "vitalprov", "network", address, "--label", label)
+	image, imageLabel, port := imageBox(t)
+	do("vitalprov", "network", image, "--label", imageLabel, "--interface", "eth0", "--method", "static", "--ip", "127.0.0.2/8")
+	refused("so it goes back to the old ones", "vitalprov", "network", "127.0.0.2:"+port, "--label", imageLabel, "--interface", "eth0", "--then", "nowhere.invalid", "--wait", "3s")
 	do("vitalprov", "revoke", "f1/gw1", "--reason", "out of use")
 	do("vitalprov", "reset", address, "--label", label, "--yes", wrong.Name())
 	if out := do("vitalprov", "probe", address, "--label", label); !strings.Contains(out, "nobody's") {
 		t.Errorf("probe says %s", out)
 	}
 
-	said.compare(t, map[string]string{address: "192.0.2.10", label: "@label.txt", wrong.String(): "@another.txt", wrong.Name(): "VG-4K7M-Q2PX",
-		monitor: "0.0.0.0:2575", other: "0.0.0.0:2576", status: "127.0.0.1:8100", at("nobody"): "nobody", dir + "/": "", bin + "/": ""})
+	names := map[string]string{address: "192.0.2.10", label: "@label.txt", wrong.String(): "@another.txt", wrong.Name(): "VG-4K7M-Q2PX",
+		monitor: "0.0.0.0:2575", other: "0.0.0.0:2576", status: "127.0.0.1:8100", at("nobody"): "nobody", dir + "/": "", bin + "/": "",
+		image: "192.0.2.30", imageLabel: "@image-label.txt", "127.0.0.2/8": "192.0.2.31/24", "127.0.0.2:" + port: "192.0.2.31", "nowhere.invalid:" + port: "nowhere.example", "nowhere.invalid": "nowhere.example"}
 
 	// The same with the wizard, by a person who answers.
 	address, label = box("box2")
@@ -205,9 +210,11 @@ func TestSetUpABox(t *testing.T) {
 			family = i + 1
 		}
 	}
-	wizard := command("vitalprov", "wizard", "--status", hospital.FreeAddr())
-	answers := []string{address, "not a label", wrong.String(), address, label, "gw2", "f1/gw2", "99", fmt.Sprint(family), "bed/2", "bed-2", "1", "127.0.0.1", monitor, "Nowhere/Land", "UTC", "ICU-2", "no", "yes", "perhaps", "yes"}
-	wizard.Stdin = strings.NewReader(strings.Join(answers, "\n") + "\n")
+	status = hospital.FreeAddr()
+	wizard := []string{"vitalprov", "wizard", "--status", status, "--address", address}
+	answers := [][2]string{{"Label of the box", "not a label"}, {"Label of the box", wrong.String()}, {"Label of the box", label}, {"Address of the box", ""}, {"Name of the box", "gw2"}, {"Name of the box", "f1/gw2"},
+		{"Number", "99"}, {"Number", fmt.Sprint(family)}, {"A name for it", "bed/2"}, {"A name for it", "bed-2"}, {"How is it connected?", "1"}, {"Port that the monitor sends to", "127.0.0.1"},
+		{"Port that the monitor sends to", monitor}, {"Time zone", "Nowhere/Land"}, {"Time zone", "UTC"}, {"Bed", "ICU-2"}, {"Another monitor", "no"}, {"Enrol the box now?", "yes"}, {"Is that so?", "perhaps"}, {"Is that so?", "yes"}}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -220,16 +227,19 @@ func TestSetUpABox(t *testing.T) {
 		}
 	}()
 	done := make(chan struct{})
-	var told []byte
+	var told string
 	var failed error
 	go func() {
 		defer close(done)
-		told, failed = wizard.CombinedOutput()
+		told, failed = converse(command(wizard...), answers)
 	}()
 	<-sent
 	send(3, monitor)
 	<-done
-	if failed != nil || !strings.Contains(string(told), "I see heart rate 53 per minute from ICU / bed-1.") || !strings.Contains(string(told), "Done: box f1/gw2 works") {
+	said.add(wizard, []byte(told))
+	names[address], names[label], names[monitor], names[status] = "192.0.2.11", "@other-label.txt", "0.0.0.0:2575", "127.0.0.1:8100"
+	said.compare(t, names)
+	if failed != nil || !strings.Contains(told, "I see heart rate 53 per minute from ICU / bed-1.") || !strings.Contains(told, "Done: box f1/gw2 works") {
 		t.Errorf("the wizard: %v\n%s", failed, told)
 	}
 
@@ -256,6 +266,77 @@ func TestSetUpABox(t *testing.T) {
 	taken := "name=bed-2 address=" + hubPage + " dialect=ihe-pcd01 zone=UTC"
 	refused("Not working: cannot listen on "+hubPage, "vitalprov", "bind", address, "--label", label, "--monitor", taken)
 	refused("it is f1/gw2 already", "vitalprov", "enrol", address, "--label", label, "--box", "f1/gw3", "--monitor", taken)
+}
+
+// imageBox is a box that sees to its network itself: here all addresses of the loopback are its own, whatever is set.
+func imageBox(t *testing.T) (address, label, port string) {
+	t.Helper()
+	s, err := maintain.Open(maintain.Box{Dir: t.TempDir(), Listen: "0.0.0.0:0", Network: &loopback{}, Work: func(context.Context, string) error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, off := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		off()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	_, port, err = net.SplitHostPort(s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "127.0.0.1:" + port, s.Label().String(), port
+}
+
+type loopback struct{ kept protocol.Network }
+
+func (l *loopback) Settings() (protocol.Network, error)           { return l.kept, nil }
+func (l *loopback) On(string) protocol.Network                    { return l.kept }
+func (l *loopback) Apply(context.Context, protocol.Network) error { return nil }
+func (l *loopback) Keep(n protocol.Network) error                 { l.kept = n; return nil }
+
+// converse gives each answer when its question has come, and what then stood on the screen.
+func converse(cmd *exec.Cmd, answers [][2]string) (screen string, err error) {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return "", err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return "", err
+	}
+	buf, seen := make([]byte, 1<<12), 0
+	for {
+		n, err := r.Read(buf)
+		screen += string(buf[:n])
+		if err != nil {
+			break
+		}
+		for len(answers) > 0 && strings.Contains(screen[seen:], answers[0][0]) && (strings.HasSuffix(screen, ": ") || strings.HasSuffix(screen, "[yes/no] ")) {
+			screen += answers[0][1] + "\n"
+			seen = len(screen)
+			fmt.Fprintln(in, answers[0][1])
+			answers = answers[1:]
+		}
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		return screen, err
+	}
+	if len(answers) > 0 {
+		return screen, fmt.Errorf("%q was not asked", answers[0][0])
+	}
+	return screen, nil
 }
 
 func readJSON(t *testing.T, text string, v any) {
@@ -291,6 +372,7 @@ var changing = []struct {
 	{regexp.MustCompile(`(?m)^Record \d+`), "Record 7"},
 	{regexp.MustCompile(`(?m)^software .*`), "software 1.0.0"},
 	{regexp.MustCompile(`(Working)\b.*`), "$1 …"},
+	{regexp.MustCompile(`(it goes back to the old ones by itself): .*`), "$1 …"},
 }
 
 // compare says whether the transcript in docs/field still is what a person sees: each of its lines comes, in its order. Lines of its

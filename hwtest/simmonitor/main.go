@@ -18,6 +18,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/vitalgate/vitalgate/adapters"
+	"github.com/vitalgate/vitalgate/commandline"
 )
 
 type command struct {
@@ -53,11 +54,13 @@ type listCmd struct{}
 
 func main() {
 	var c command
-	k := kong.Parse(&c, kong.Name("vitalsim"), kong.Description("Simulated patient monitors. The patients are synthetic."), kong.UsageOnError())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	k.BindTo(ctx, (*context.Context)(nil))
-	if err := k.Run(); err != nil {
+	k, err := commandline.Parse(&c, os.Args[1:], kong.Name("vitalsim"), kong.Description("Simulated patient monitors. The patients are synthetic."), kong.BindTo(ctx, (*context.Context)(nil)))
+	if err == nil {
+		err = k.Run()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "vitalsim:", err)
 		os.Exit(1)
 	}

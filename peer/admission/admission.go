@@ -56,7 +56,11 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string {
-	return fmt.Sprintf("cannot admit box %s (%s): %v", r.Box, r.Reason, r.Err)
+	step := ""
+	if r.Reason == UnknownMaker {
+		step = "; if that maker is to be believed, put the certificate of his root into the folder makers of trust/ in the hub's data folder (of an emulator into emulators), and one that stands between into intermediates"
+	}
+	return fmt.Sprintf("cannot admit box %s (%s): %v%s", r.Box, r.Reason, r.Err, step)
 }
 
 func (r *Refusal) Unwrap() error { return r.Err }

@@ -2,6 +2,7 @@ package facility
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -94,6 +96,7 @@ type Invitation struct {
 	Hubs         []string `json:"hubs"`                 // tls://host:port
 	Genesis      string   `json:"genesis"`              // hash of the first entry of the facility's registry
 	Registry     string   `json:"registry"`             // the log as it is now; the rest comes from other peers
+	Boxes        string   `json:"boxes,omitempty"`      // tls://host:port, where boxes are told that they reach this peer
 	Reader       string   `json:"reader"`               // public
 	ReaderSecret string   `json:"reader_key,omitempty"` // only where this peer may read
 
@@ -141,7 +144,7 @@ func Invite(d Dir, c *Config, name, boxes string, hosts []string, mayRead bool) 
 		return nil, nil, fmt.Errorf("cannot read the registry: %w", err)
 	}
 	inv := &Invitation{Version: 1, Genesis: string(bytes.TrimSpace(genesis)), Registry: string(log), Facility: c.Facility, Name: name, CA: m.ca, Certificate: m.cert, Key: m.key, Seed: m.seed,
-		Hubs: []string{c.PeerURL()}, Reader: string(bytes.TrimSpace(reader))}
+		Hubs: []string{c.PeerURL()}, Boxes: boxes, Reader: string(bytes.TrimSpace(reader))}
 	if mayRead {
 		b, err := readSecret(d.ReaderKey())
 		if err != nil {
@@ -175,7 +178,40 @@ func (i *Invitation) Write(path string) error {
 	return put(path, 0o600, append(b, '\n'))
 }
 
-// Join makes the data folder of a ward peer from an invitation. Listen addresses come from c.
+// LoopbackBoxes is where boxes connect to a peer of which nobody has said more: from its own machine only.
+const LoopbackBoxes = "127.0.0.1:4222"
+
+// listenBoxes is where this peer listens for boxes. What was asked for must be where boxes are told to go, or they would knock at a
+// port that nobody opens.
+func (i *Invitation) listenBoxes(asked string) (string, error) {
+	if i.Boxes == "" {
+		return cmp.Or(asked, LoopbackBoxes), nil
+	}
+	told, err := url.Parse(i.Boxes)
+	if err != nil {
+		return "", fmt.Errorf("where boxes reach this peer: %w", err)
+	}
+	ip := net.ParseIP(told.Hostname())
+	if asked == "" && ip == nil { // a name, which may be of several addresses
+		return net.JoinHostPort("0.0.0.0", told.Port()), nil
+	}
+	if asked == "" {
+		return told.Host, nil
+	}
+	host, port, err := net.SplitHostPort(asked)
+	if err != nil {
+		return "", fmt.Errorf("--listen-boxes %q is not host:port", asked)
+	}
+	own := net.ParseIP(host)
+	if port != told.Port() || ip != nil && own != nil && !own.IsUnspecified() && !own.Equal(ip) {
+		return "", fmt.Errorf("boxes are told to go to %s, and would find nobody at --listen-boxes %s; leave it out, or have this peer invited with --boxes as they reach it "+
+			"(where something between them changes the port, join without it and then set boxes.listen in peer.toml)", told.Host, asked)
+	}
+	return asked, nil
+}
+
+// Join makes the data folder of a ward peer from an invitation. Listen addresses come from c; where it names none for boxes, it is the
+// one that the invitation names.
 func Join(d Dir, invitation string, c Config) (*Config, error) {
 	b, err := readSecret(invitation)
 	if err != nil {
@@ -200,6 +236,9 @@ func Join(d Dir, invitation string, c Config) (*Config, error) {
 		return nil, fmt.Errorf("cannot join as %s/%s: the invitation is for %s/%s; leave out --facility and --name", c.Facility, c.Name, i.Facility, i.Name)
 	}
 	c.Facility, c.Name, c.Peers.Hubs = i.Facility, i.Name, i.Hubs
+	if c.Boxes.Listen, err = i.listenBoxes(c.Boxes.Listen); err != nil {
+		return nil, fmt.Errorf("cannot join: %w", err)
+	}
 	if err := c.check(); err != nil {
 		return nil, err
 	}

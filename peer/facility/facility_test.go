@@ -149,6 +149,9 @@ func TestInvitationCarriesTheReaderKeyOnlyIfAsked(t *testing.T) {
 		if conf.Name != name || conf.Facility != "f1" || len(conf.Peers.Hubs) != 1 || conf.Peers.Hubs[0] != "tls://10.0.0.1:7422" {
 			t.Errorf("joined as %+v", conf)
 		}
+		if conf.Boxes.Listen != "0.0.0.0:4222" {
+			t.Errorf("boxes are told ward.example:4222, and it listens at %q", conf.Boxes.Listen)
+		}
 		if o, err := ward.Opener(); err != nil || (o != nil) != mayRead {
 			t.Errorf("reader key: %v, %v", o != nil, err)
 		}
@@ -160,6 +163,40 @@ func TestInvitationCarriesTheReaderKeyOnlyIfAsked(t *testing.T) {
 		}
 		if _, _, err := facility.Enrol(ward, conf, peertest.NewBox(t, "f1/gw1").Request(), nil, nil); err == nil || !strings.Contains(err.Error(), "at the hub") {
 			t.Errorf("a ward enrols: %v", err)
+		}
+	}
+}
+
+// Where boxes are told to go, somebody listens.
+func TestWhoJoinsListensWhereBoxesGo(t *testing.T) {
+	d, c := newHub(t)
+	for i, x := range []struct{ told, asked, listens string }{
+		{"", "", facility.LoopbackBoxes},
+		{"", "10.0.1.5:5000", "10.0.1.5:5000"},
+		{"10.0.1.5:4222", "", "10.0.1.5:4222"},
+		{"10.0.1.5:4222", "10.0.1.5:4222", "10.0.1.5:4222"},
+		{"10.0.1.5:4222", "0.0.0.0:4222", "0.0.0.0:4222"},
+		{"ward.example:4222", "10.0.1.5:4222", "10.0.1.5:4222"},
+		{"10.0.1.5:4222", "10.0.1.5:4999", ""},
+		{"10.0.1.5:4222", "127.0.0.1:4222", ""},
+		{"ward.example:4222", "10.0.1.5:4223", ""},
+	} {
+		inv, _, err := facility.Invite(d, c, fmt.Sprint("ward", i), x.told, nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "invitation")
+		if err := inv.Write(file); err != nil {
+			t.Fatal(err)
+		}
+		var asked facility.Config
+		asked.Boxes.Listen = x.asked
+		conf, err := facility.Join(facility.Dir(filepath.Join(t.TempDir(), "ward")), file, asked)
+		switch {
+		case x.listens == "" && (err == nil || !strings.Contains(err.Error(), "would find nobody")):
+			t.Errorf("told %s, asked %s: %v", x.told, x.asked, err)
+		case x.listens != "" && (err != nil || conf.Boxes.Listen != x.listens):
+			t.Errorf("told %q, asked %q: %+v %v, want %s", x.told, x.asked, conf, err, x.listens)
 		}
 	}
 }

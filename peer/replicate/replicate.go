@@ -11,6 +11,7 @@
 //	                                        in order, and an empty one with the header Vitalgate-End
 //	peer.say.<self>.registry                the last entry of the registry: when it has changed, and every few seconds
 //	peer.ask.<other>.registry               {"from"}: answered likewise, one entry each
+//	peer.say.<self>.run                     which run of the peer this is, so that two of one name are noticed (Twins)
 package replicate
 
 import (

@@ -6,7 +6,7 @@ import "path/filepath"
 // stands in front of the box, which is what the claim code proves otherwise; so a box that is nobody's writes its label there. An
 // owned box takes nothing from a stick but a set of Readers that its facility has signed, and writes on no other stick.
 //
-// First visit: the box reads Box and writes Label and Request. The facility asks Question of its TPM; on the next visit the box
+// First visit: the box reads Box and writes Label, About and Request. The facility asks Question of its TPM; on the next visit the box
 // writes Answer. The facility answers with Grant and Config. Last visit: the box takes them and writes Result. A facility that lets
 // the box in on trust leaves question and answer out.
 //
@@ -36,7 +36,8 @@ func (s Stick) Of(name string) StickBox { return StickBox(filepath.Join(string(s
 type StickBox string
 
 func (b StickBox) Label() string    { return filepath.Join(string(b), "label.txt") }
-func (b StickBox) Box() string      { return filepath.Join(string(b), "box.txt") } // facility/name
+func (b StickBox) About() string    { return filepath.Join(string(b), "about.json") } // About of the box
+func (b StickBox) Box() string      { return filepath.Join(string(b), "box.txt") }    // facility/name
 func (b StickBox) Request() string  { return filepath.Join(string(b), "request.json") }
 func (b StickBox) Question() string { return filepath.Join(string(b), "question.json") }
 func (b StickBox) Answer() string   { return filepath.Join(string(b), "answer.json") }

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
@@ -56,5 +59,23 @@ func TestWhatWasNotFound(t *testing.T) {
 	}
 	if got := unreached(fmt.Errorf("x: %w", context.Canceled)); !errors.Is(got, context.Canceled) {
 		t.Errorf("%v", got)
+	}
+}
+
+// A box of an older firmware cannot check a configuration beforehand: that is said, and is no error.
+func TestAnOlderBoxChecksLater(t *testing.T) {
+	answer := http.StatusNotFound
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(answer)
+		json.NewEncoder(w).Encode(protocol.Failure{Error: "cannot answer " + r.Method + " " + r.URL.Path})
+	}))
+	defer srv.Close()
+	b := newBox(srv.Listener.Addr().String(), protocol.Label{Key: protocol.KeyOf(srv.Certificate()), Claim: aLabel().Claim}, nil)
+	if err := b.check(t.Context(), "f1/gw1", ""); err != nil {
+		t.Error(err)
+	}
+	answer = http.StatusUnprocessableEntity
+	if err := b.check(t.Context(), "f1/gw1", ""); err == nil || err.Error() != "the box says: cannot answer POST /v1/check" {
+		t.Errorf("%v", err)
 	}
 }

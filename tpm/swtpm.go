@@ -188,6 +188,9 @@ func manufacture(ctx context.Context, state string, log *slog.Logger) error {
 	return syncDir(filepath.Dir(state))
 }
 
+// setupPatience is how long swtpm_setup may take: it makes RSA keys, which takes a minute and more on a machine that has other work.
+const setupPatience = 5 * time.Minute
+
 func setup(ctx context.Context, dir string) error {
 	path, err := exec.LookPath("swtpm_setup")
 	if err != nil {
@@ -204,7 +207,7 @@ func setup(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("swtpm_setup did not end within a minute"))
+	ctx, cancel := context.WithTimeoutCause(ctx, setupPatience, fmt.Errorf("swtpm_setup did not end within %v", setupPatience))
 	defer cancel()
 	said := &tail{}
 	cmd := exec.CommandContext(ctx, path, "--tpm2", "--tpmstate", dir, "--config", filepath.Join(ca, "setup.conf"),

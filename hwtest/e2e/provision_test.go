@@ -271,7 +271,7 @@ func TestSetUpABox(t *testing.T) {
 // imageBox is a box that sees to its network itself: here all addresses of the loopback are its own, whatever is set.
 func imageBox(t *testing.T) (address, label, port string) {
 	t.Helper()
-	s, err := maintain.Open(maintain.Box{Dir: t.TempDir(), Listen: "0.0.0.0:0", Network: &loopback{}, Work: func(context.Context, string) error { return nil }})
+	s, err := maintain.Open(maintain.Box{Dir: filepath.Join(t.TempDir(), "box"), Listen: "0.0.0.0:0", Network: &loopback{}, Work: func(context.Context, string) error { return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ var rules = []struct{ of, not, why string }{
 	{`^image$`, `^(adapters|hl7|fhir|record|firmware|peer|hwtest)`, "the image tool takes the program as a file"},
 	{`^(peer|adapters|hl7|fhir|record|tpm)(/|$)`, `^image`, "only the box's first process and its update know the image"},
 	{`^provision`, `^(adapters|hl7|fhir|tpm|firmware|peer)`, "the field tool knows the box and the peer by what they say, and runs where there is no TPM"},
-	{`^provision/dnssd`, `^(record|provision/protocol|own:(os|os/exec|net|net/http|syscall)$)`, "what a box tells on the wire is messages, without sockets"},
+	{`^provision/dnssd$`, `^(record|provision/protocol|own:(os|os/exec|net|net/http|syscall)$)`, "what a box tells on the wire is messages, without sockets"},
 	{`^(firmware/(pipeline|spool|link|config|health|status|enrol|update)|peer)`, `^(firmware/mdns|provision/dnssd)`, "only the provisioning link is found on the wire"},
 	{`^provision/protocol`, `^(record|own:(os|os/exec|net/http)$)`, "the protocol is what both ends share: no files, no connections"},
 	{`^(adapters|hl7|fhir|record|tpm|peer|provision|firmware/)`, `^hwtest$`, "the hardware test is a command, and nothing rests on it"},

@@ -62,12 +62,7 @@ func (r *Responder) Run(ctx context.Context) error {
 			}
 			wctx, stop := context.WithCancel(ctx)
 			running[key] = stop
-			g.Go(func() error {
-				if err := serve(wctx, w, box); err != nil {
-					r.Log.Warn("the box cannot be found on this wire", "interface", w.net.Name, "error", err.Error())
-				}
-				return nil
-			})
+			g.Go(func() error { return r.keep(wctx, w, box) })
 		}
 		for key, stop := range running {
 			if !now[key] {
@@ -83,6 +78,24 @@ func (r *Responder) Run(ctx context.Context) error {
 			g.Wait()
 			return nil
 		case <-tick.C:
+		}
+	}
+}
+
+// keep answers on one wire, and tries again what fails there: a box is of use without it.
+func (r *Responder) keep(ctx context.Context, w wire, box dnssd.Box) error {
+	for said := false; ; said = true {
+		err := serve(ctx, w, box)
+		if err == nil {
+			return nil
+		}
+		if !said {
+			r.Log.Warn("the box cannot be found on this wire", "interface", w.net.Name, "error", err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(look):
 		}
 	}
 }

@@ -49,9 +49,6 @@ func (c convertCmd) Run(ctx context.Context) error {
 	}
 	out := bufio.NewWriterSize(os.Stdout, 1<<16)
 	b := batch{at: at, given: dialect, pretty: c.Pretty, out: out, converters: map[string]*mapping.Converter{}}
-	if err := there(c.Files); err != nil {
-		return err
-	}
 	for _, name := range c.Files {
 		if err := b.file(ctx, name); err != nil {
 			return errors.Join(err, out.Flush())
@@ -62,6 +59,11 @@ func (c convertCmd) Run(ctx context.Context) error {
 	}
 	if b.failed > 0 {
 		fmt.Fprintf(os.Stderr, "%d of %d messages could not be converted; each has an OperationOutcome on stdout\n", b.failed, b.messages)
+	}
+	if b.unread > 0 {
+		fmt.Fprintf(os.Stderr, "%d of %d files could not be read; each has an OperationOutcome on stdout\n", b.unread, len(c.Files))
+	}
+	if b.failed+b.unread > 0 {
 		return errSaid
 	}
 	return nil
@@ -77,27 +79,13 @@ type batch struct {
 	said       string                        // the dialect last named on stderr
 	messages   int
 	failed     int
+	unread     int // files
 	message    hl7.Message
 	joiner     hl7.Joiner
 }
 
 // longestMessage bounds one message of a file, in bytes.
 const longestMessage = 16 << 20
-
-// there says which of the files is not there: that is no message that cannot be converted.
-func there(files []string) error {
-	for _, name := range files {
-		if name == "-" {
-			continue
-		}
-		if st, err := os.Stat(name); err != nil {
-			return fmt.Errorf("cannot read %s: %w; name a file of HL7 v2 messages, or - for standard input", name, errors.Unwrap(err))
-		} else if st.IsDir() {
-			return fmt.Errorf("cannot read %s: it is a folder; name the files in it", name)
-		}
-	}
-	return nil
-}
 
 // messagesOf reads the messages of a file, or of standard input where name is "-".
 func messagesOf(name string) (sc *bufio.Scanner, done func() error, err error) {
@@ -117,7 +105,8 @@ func messagesOf(name string) (sc *bufio.Scanner, done func() error, err error) {
 func (b *batch) file(ctx context.Context, name string) error {
 	sc, done, err := messagesOf(name)
 	if err != nil {
-		return b.fail(name, 1, fmt.Errorf("cannot read the file: %w", err))
+		b.unread++
+		return b.say(name, &hl7.Error{Code: hl7.CodeInternal, What: "cannot read the file: " + errors.Unwrap(err).Error(), Remedy: "name a file of HL7 v2 messages, or - for standard input"})
 	}
 	defer done()
 	n := 0
@@ -195,9 +184,13 @@ func (b *batch) fail(name string, n int, err error) error {
 	if !errors.As(err, &e) {
 		e = &hl7.Error{Code: hl7.CodeInternal, What: err.Error()}
 	}
-	fmt.Fprintf(os.Stderr, "%s: message %d: %v\n", name, n, e)
+	return b.say(fmt.Sprintf("%s: message %d", cmp.Or(name, "-"), n), e)
+}
+
+func (b *batch) say(where string, e *hl7.Error) error {
+	fmt.Fprintf(os.Stderr, "%s: %v\n", where, e)
 	said := *e
-	said.What = fmt.Sprintf("%s: message %d: %s", cmp.Or(name, "-"), n, e.What)
+	said.What = where + ": " + e.What
 	return b.write(mapping.AppendOutcome(nil, &said))
 }
 

@@ -56,6 +56,21 @@ func (c detectCmd) Run(ctx context.Context) error {
 	return nil
 }
 
+// there says which of the files is not there.
+func there(files []string) error {
+	for _, name := range files {
+		if name == "-" {
+			continue
+		}
+		if st, err := os.Stat(name); err != nil {
+			return fmt.Errorf("cannot read %s: %w; name a file of HL7 v2 messages, or - for standard input", name, errors.Unwrap(err))
+		} else if st.IsDir() {
+			return fmt.Errorf("cannot read %s: it is a folder; name the files in it", name)
+		}
+	}
+	return nil
+}
+
 func detectFile(name string) error {
 	sc, done, err := messagesOf(name)
 	if err != nil {

@@ -264,7 +264,7 @@ func TestSetUpABox(t *testing.T) {
 
 	// What does not work is no success, and a box is enrolled once.
 	taken := "name=bed-2 address=" + hubPage + " dialect=ihe-pcd01 zone=UTC"
-	refused("Not working: cannot listen on "+hubPage, "vitalprov", "bind", address, "--label", label, "--monitor", taken)
+	refused("Not working: Cannot listen on "+hubPage, "vitalprov", "bind", address, "--label", label, "--monitor", taken)
 	refused("it is f1/gw2 already", "vitalprov", "enrol", address, "--label", label, "--box", "f1/gw3", "--monitor", taken)
 }
 

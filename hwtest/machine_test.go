@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("cannot raise eth0:", err)
 	}
 	command := func(mark, dir string, args ...string) {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "/vitalgate", append([]string{"hwtest", "--dir", dir, "--json"}, args...)...)
 		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGQUIT) } // it says where it hangs
@@ -160,7 +160,7 @@ func TestInAMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	run("swtpm_setup", "--tpm2", "--tpmstate", at("tpm"), "--create-ek-cert", "--pcr-banks", "sha256")
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute) // an emulated machine on a computer that does much else
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute) // an emulated machine on a computer that does much else
 	defer cancel()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -123,6 +123,10 @@ func (c *chip) do(ctx context.Context, what string, f func(transport.TPM, tpm2.S
 			err = c.bus.broken // go-tpm may have wrapped it in more
 			c.disconnect()
 		}
+		if c.bus != nil && c.source == "swtpm" && errors.Is(err, tpm2.TPMRCFailure) {
+			// A TPM in failure mode, as where its disk was full, leaves it when it is powered off and on (part 1 §12.4). This one we can.
+			c.disconnect()
+		}
 		if try == 2 || c.closed || ctx.Err() != nil || c.bus == nil && c.refused != nil || errors.Is(err, ErrIdentity) || errors.Is(err, ErrFirmware) {
 			return fmt.Errorf("cannot %s: %w", what, explain(err))
 		}

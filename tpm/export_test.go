@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+	"golang.org/x/sys/unix"
 
 	"github.com/vitalgate/vitalgate/tpm/attestation"
 )
@@ -19,6 +20,18 @@ func (t *TPM) Kill(sig syscall.Signal) { t.swtpm().cmd.Process.Signal(sig) }
 
 // Pid is the process of the emulated TPM.
 func (t *TPM) Pid() int { return t.swtpm().cmd.Process.Pid }
+
+// FillDisk takes the disk of the emulated TPM away from it, and has it write. SIGXFSZ must have been ignored before it was started.
+func (t *TPM) FillDisk() error {
+	if err := unix.Prlimit(t.Pid(), unix.RLIMIT_FSIZE, &unix.Rlimit{}, nil); err != nil {
+		return err
+	}
+	c := t.keeper.(*chip)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}.Execute(c.bus)
+	return err
+}
 
 func (t *TPM) swtpm() *swtpm {
 	c := t.keeper.(*chip)

@@ -19,6 +19,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,6 +27,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-tpm/tpm2"
 
 	"github.com/vitalgate/vitalgate/tpm"
 	"github.com/vitalgate/vitalgate/tpm/tpmtest"
@@ -337,6 +340,22 @@ func TestSwtpmHungIsReplaced(t *testing.T) {
 	signs(t, x.Data())
 	if x.Pid() == pid {
 		t.Fatal("the hung swtpm is still used")
+	}
+}
+
+// An emulated TPM that cannot write its state is in failure mode until it is started again, though there is room long since.
+func TestSwtpmInFailureModeIsReplaced(t *testing.T) {
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	x := tpmtest.Open(t)
+	data, before := x.Data(), x.Boot()
+	signs(t, data)
+	if err := x.FillDisk(); !errors.Is(err, tpm2.TPMRCFailure) {
+		t.Fatalf("the TPM is not in failure mode: %v", err)
+	}
+	signs(t, data)
+	if b := x.Boot(); b.Resets <= before.Resets || b.Counter != before.Counter {
+		t.Fatalf("Boot went from %+v to %+v: the reset must show", before, b)
 	}
 }
 

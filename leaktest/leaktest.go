@@ -16,13 +16,17 @@ import (
 // patience is how long what has been told to end may take on a machine that does much else.
 const patience = 60 * time.Second
 
-// Main is a TestMain: it runs the tests of a package and fails if they leave something behind.
-func Main(m *testing.M) { os.Exit(Run(m)) }
+// Main is a TestMain: it runs the tests of a package and fails if they leave something behind. after gives back what they share to
+// their end.
+func Main(m *testing.M, after ...func()) { os.Exit(Run(m, after...)) }
 
 // Run runs the tests and gives the exit status.
-func Run(m *testing.M) int {
+func Run(m *testing.M, after ...func()) int {
 	before := open()
 	status := m.Run()
+	for _, f := range after {
+		f()
+	}
 	if status != 0 {
 		return status
 	}

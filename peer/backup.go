@@ -33,8 +33,12 @@ func (c *backupCmd) Run() error {
 	if err := copyPeer(d, c.Out, notBackedUp(d)); err != nil {
 		return fmt.Errorf("cannot back up %s: %w", d, err)
 	}
-	if err := report(facility.Dir(c.Out)); err != nil {
-		return errors.Join(fmt.Errorf("cannot back up %s: the copy is not whole: %w; see vitalpeer fsck --data %s", d, err, d), os.RemoveAll(c.Out))
+	damaged, err := report(facility.Dir(c.Out))
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot back up %s: %w", d, err), os.RemoveAll(c.Out))
+	}
+	if damaged > 0 {
+		return fmt.Errorf("%s is a backup of %s, but the logs of %d boxes in it are damaged, as they are in what it was made from; when the peer has mended them (vitalpeer status), make another one", c.Out, d, damaged)
 	}
 	fmt.Printf("%s is a backup of %s. It holds the peer's keys: keep it like them.\n", c.Out, d)
 	return nil
@@ -53,18 +57,23 @@ func (c *restoreBackupCmd) Run() error {
 	if err := copyPeer(from, string(d), notBackedUp(from)); err != nil {
 		return fmt.Errorf("cannot restore %s: %w", d, err)
 	}
-	if err := report(d); err != nil {
-		return fmt.Errorf("what was restored to %s is not whole: %w", d, err)
+	damaged, err := report(d)
+	if err != nil {
+		return fmt.Errorf("cannot read what was restored to %s: %w", d, err)
 	}
 	fmt.Printf("%s is restored. Run it: vitalpeer run --data %s\nWhat came after the backup it gets from the other peers and from the boxes. Never run it beside the peer that was backed up: they are one peer. It cosigns with a new key.\n", d, d)
+	if damaged > 0 {
+		return fmt.Errorf("the logs of %d boxes are damaged in the backup: when %s runs, it asks the other peers for what is missing", damaged, d)
+	}
 	return nil
 }
 
-// report checks the logs in a copy, and says what they hold. The end of a log that was being written is no fault.
-func report(d facility.Dir) error {
+// report checks the logs in a copy, says what they hold, and counts those that are damaged. The end of a log that was being written
+// is no fault.
+func report(d facility.Dir) (damaged int, err error) {
 	state, err := d.Registry().Load()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, r := range state.Boxes {
 		dir := store.LogDir(d.Store(), r.ID())
@@ -73,14 +82,17 @@ func report(d facility.Dir) error {
 		}
 		rep, err := logfile.Check(dir, logfile.CheckOptions{Box: r.ID()})
 		if err != nil {
-			return err
+			return damaged, err
 		}
 		if len(rep.Problems) > 0 {
-			return errors.New(rep.Problems[0].String())
+			damaged++
+		}
+		for _, p := range rep.Problems {
+			fmt.Println("  " + p.String())
 		}
 		fmt.Printf("%s: records %d to %d, %d of them signed\n", r.Box, rep.First, rep.Next, rep.Signed-min(rep.Signed, rep.First))
 	}
-	return nil
+	return damaged, nil
 }
 
 // copyPeer copies a peer's folder to one that is new, whole and synced or not at all. Logs may grow meanwhile: what is copied of them

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,6 +79,9 @@ func TestMissingRecordsAreLeftOutAndFilledInLater(t *testing.T) {
 			}
 		}
 		return false
+	})
+	ward.until("the ward says that it has no hub", func() bool {
+		return slices.ContainsFunc(ward.says().Conditions, func(c condition) bool { return c.Code == "hub-away" })
 	})
 	if out, err := tryProgram("verify", "--data", string(hub.dir)); err == nil || !strings.Contains(out+err.Error(), "are missing here") {
 		t.Errorf("verify says %v: %s", err, out)

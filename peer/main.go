@@ -36,11 +36,11 @@ type cli struct {
 	Provenance provenanceCmd    `cmd:"" help:"Print a FHIR Provenance of a record's Bundle, with this peer's JWS over its exact bytes."`
 	Receipt    receiptCmd       `cmd:"" help:"Write a COSE receipt (RFC 9942) that the log of the box holds a record, in this peer's word."`
 	Export     exportCmd        `cmd:"" help:"Write records with their proofs, for verification with other tools."`
-	Verify     verifyCmd        `cmd:"" help:"Verify the whole store again."`
+	Verify     verifyCmd        `cmd:"" help:"Verify the whole store again. A peer that runs asks the others for what cannot be read."`
 	Validate   validateCmd      `cmd:"" help:"Check stored Bundles against the FHIR R4 schema."`
 	Evidence   evidenceCmd      `cmd:"" help:"List and verify evidence against boxes whose log was bent."`
-	Fsck       fsckCmd          `cmd:"" help:"Check the files of the store."`
-	Backup     backupCmd        `cmd:"" help:"Copy what the peer must not lose, also while it runs."`
+	Fsck       fsckCmd          `cmd:"" help:"Check the files of the store, also while the peer runs."`
+	Backup     backupCmd        `cmd:"" help:"Copy what the peer must not lose, also while it runs. What the copy holds is checked."`
 	Restore    restoreBackupCmd `cmd:"" help:"Make the peer again from a backup."`
 	Status     statusCmd        `cmd:"" help:"Say what the peer holds and how it is."`
 	Version    versionCmd       `cmd:"" help:"Print the version."`

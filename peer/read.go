@@ -350,16 +350,22 @@ func (c *fsckCmd) Run() error {
 			return err
 		}
 		state := "clean"
-		if !report.Clean() {
+		if !report.Clean() || report.First > 0 {
 			state, bad = "NOT clean", bad+1
 		}
 		fmt.Printf("%s: %s: %d records, %d signed, %d checkpoints, %d files, %d bytes\n", r.Box, state, report.Next-report.First, report.Signed, report.Checkpoints, report.Segments, report.Bytes)
 		for _, p := range report.Problems {
 			fmt.Println("  " + p.String())
 		}
+		if report.First > 0 {
+			fmt.Printf("  records 0 to %d are gone with the files that held them: stop the peer, move the folder %s elsewhere and start it again\n", report.First-1, dir)
+		}
+		if report.Torn > 0 && !report.Live {
+			fmt.Printf("  its last %d bytes are a part of an entry, as after a power cut: the next start cuts them off\n", report.Torn)
+		}
 	}
 	if bad > 0 {
-		return fmt.Errorf("the logs of %d boxes are damaged; stop the peer, move the folder of each aside and start it again: another peer or the box brings the records again", bad)
+		return fmt.Errorf("the logs of %d boxes are damaged: run the peer, and it asks the others for what is missing (vitalpeer status names it until it is here); docs/peer/README.md says more", bad)
 	}
 	return nil
 }

@@ -173,9 +173,17 @@ func TestASuspendedBoxGoesOnWhenItIsResumed(t *testing.T) {
 	if n, err := (socketSource{hub.dir}).Size(box.ID); err != nil || n != before {
 		t.Errorf("the hub has taken %d records of a suspended box (%v), want %d", n, err, before)
 	}
+	for _, s := range []*site{hub, ward} {
+		if got := s.conditionsOf(box); !slices.Contains(got, "suspended") {
+			t.Errorf("%s says %v of a suspended box", s.conf.Name, got)
+		}
+	}
 	program(t, "box", "resume", "f1/gw1", "--data", string(hub.dir))
 	hub.has(box)
 	ward.knows(hub)
+	if got := ward.conditionsOf(box); slices.Contains(got, "suspended") {
+		t.Errorf("the ward says %v of a box that was resumed", got)
+	}
 	ward.send(box, box.Record(10))
 	hub.has(box)
 	hub.same(box)

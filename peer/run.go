@@ -13,7 +13,6 @@ import (
 	"os"
 	"sort"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +30,7 @@ import (
 	"github.com/vitalgate/vitalgate/peer/witness"
 	"github.com/vitalgate/vitalgate/record"
 	"github.com/vitalgate/vitalgate/record/cosign"
+	"github.com/vitalgate/vitalgate/record/logfile"
 )
 
 type runCmd struct {
@@ -80,20 +80,16 @@ type peer struct {
 	work     map[record.BoxID]*ingest.Ingest
 	untaken  map[string]error // boxes whose store does not open
 	damaged  map[record.BoxID]damage
+	unread   map[record.BoxID]error  // boxes whose store could not be scrubbed
 	keyless  map[record.BoxID]uint64 // boxes whose last records this peer has no reader key for, and the first of them
 }
 
 // critical is what a person at the page must know.
-func (p *peer) critical() (all [][2]string) {
+func (p *peer) critical() [][2]string {
 	if p.node == nil {
 		return nil
 	}
-	for _, c := range p.status().Conditions {
-		if c.Severity == "critical" {
-			all = append(all, [2]string{strings.TrimSpace(c.About + " " + c.Sentence), c.Remedy})
-		}
-	}
-	return all
+	return p.status().critical()
 }
 
 // stopped says for the page why a box may write no more.
@@ -134,7 +130,7 @@ func run(ctx context.Context, d facility.Dir, log *slog.Logger, patience, scrubE
 	}
 	defer unlock()
 	p := &peer{dir: d, conf: conf, log: log.With("peer", conf.Facility+"/"+conf.Name), lastLink: time.Now(),
-		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}, keyless: map[record.BoxID]uint64{}}
+		work: map[record.BoxID]*ingest.Ingest{}, untaken: map[string]error{}, damaged: map[record.BoxID]damage{}, unread: map[record.BoxID]error{}, keyless: map[record.BoxID]uint64{}}
 	p.store = store.New(store.Options{Dir: d.Store(), Quarantine: d.Quarantine(), Evidence: d.Evidence(), Starts: d.Starts(), Patience: patience})
 	defer p.store.Close()
 	opener, err := d.Opener() // a fault of the key file shows at once
@@ -476,6 +472,9 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			from = at.wait(ctx, b.Size, from)
 			continue
 		}
+		if m := (*logfile.Missing)(nil); errors.As(err, &m) {
+			b.Unread(m)
+		}
 		next := readable(b, from)
 		p.mu.Lock()
 		p.damaged[b.ID] = damage{from, max(next, from+1), err}
@@ -611,9 +610,16 @@ func (p *peer) scrub(ctx context.Context, every time.Duration) error {
 		case <-time.After(wait):
 		}
 		for _, b := range p.store.Boxes() {
-			if err := b.Scrub(ctx); err != nil && ctx.Err() == nil {
+			err := b.Scrub(ctx)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			p.mu.Lock()
+			if delete(p.unread, b.ID); err != nil {
+				p.unread[b.ID] = err
 				p.log.Error("cannot scrub", "error", err)
 			}
+			p.mu.Unlock()
 			for _, gap := range b.Gaps() {
 				p.log.Warn("records are missing", "box", b.ID.String(), "from", gap.From, "to", gap.To, "why", gap.Why)
 			}
@@ -687,17 +693,7 @@ func (p *peer) pages() http.Handler {
 	return mux
 }
 
-func (p *peer) serveReady(w http.ResponseWriter, _ *http.Request) {
-	st := p.status()
-	w.Header().Set("Content-Type", "application/json")
-	if !st.Ready {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	json.NewEncoder(w).Encode(struct {
-		Ready      bool        `json:"ready"`
-		Conditions []condition `json:"conditions"`
-	}{st.Ready, st.Conditions})
-}
+func (p *peer) serveReady(w http.ResponseWriter, _ *http.Request) { p.status().serveReady(w) }
 
 func (p *peer) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
@@ -719,15 +715,7 @@ func (p *peer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(&b, "vitalpeer_stream_waiting{box=%q} %d\nvitalpeer_stream_bytes{box=%q} %d\nvitalpeer_gap_records{box=%q} %d\n",
 			id, max(at.Last, at.Cursor)-at.Cursor, id, at.Bytes, id, missing)
 	}
-	st := p.status()
-	for _, c := range st.Conditions {
-		fmt.Fprintf(&b, "vitalpeer_condition{code=%q,about=%q,severity=%q} 1\n", c.Code, c.About, c.Severity)
-	}
-	ready := 0
-	if st.Ready {
-		ready = 1
-	}
-	fmt.Fprintf(&b, "vitalpeer_ready %d\nvitalpeer_leaf_links %d\n", ready, p.node.Leaves())
+	p.status().writeMetrics(&b)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 	w.Write(b.Bytes())
 }

@@ -331,7 +331,7 @@ func socketName(d facility.Dir) (name string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", f.Fd(), facility.SocketName), func() { f.Close() }, nil
 }
 
-// serveRecords answers /records on the socket.
+// serveStarts answers /starts on the socket.
 func (p *peer) serveStarts(w http.ResponseWriter, q *http.Request) {
 	id, err := record.ParseBoxID(q.FormValue("box"))
 	b := p.store.Find(id)
@@ -343,6 +343,7 @@ func (p *peer) serveStarts(w http.ResponseWriter, q *http.Request) {
 	json.NewEncoder(w).Encode(b.Starts())
 }
 
+// serveRecords answers /records on the socket. What it meets that cannot be read is asked of the other peers.
 func (p *peer) serveRecords(w http.ResponseWriter, q *http.Request) {
 	id, err := record.ParseBoxID(q.FormValue("box"))
 	b := p.store.Find(id)
@@ -358,8 +359,8 @@ func (p *peer) serveRecords(w http.ResponseWriter, q *http.Request) {
 	follow := q.FormValue("follow") != ""
 	var frame []byte
 	out := http.NewResponseController(w)
-	w.WriteHeader(http.StatusOK)
-	err = records(q.Context(), b, from, follow, leaveOut, func(p record.Published) error {
+	lacks := func(m *logfile.Missing) error { b.Unread(m); return nil }
+	err = records(q.Context(), b, from, follow, lacks, func(p record.Published) error {
 		frame, err = p.AppendBinary(append(frame[:0], 0, 0, 0, 0))
 		if err != nil {
 			return err
@@ -376,6 +377,10 @@ func (p *peer) serveRecords(w http.ResponseWriter, q *http.Request) {
 	if err != nil {
 		if q.Context().Err() == nil {
 			p.log.Error("cannot read the verified store", "box", id.String(), "error", err)
+		}
+		if frame == nil { // nothing has been answered yet
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
 		}
 		panic(http.ErrAbortHandler) // the reader must not take it for the whole
 	}

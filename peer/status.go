@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,30 +47,21 @@ type boxStatus struct {
 	Start       string `json:"start"`      // what its last start is taken for (starts.Verdict); "" none is known
 }
 
-// condition is something that a person should know. It holds no patient data.
-type condition struct {
-	Code     string `json:"code"`
-	About    string `json:"about,omitempty"`
-	Severity string `json:"severity"` // "warning" or "critical"
-	Sentence string `json:"sentence"`
-	Remedy   string `json:"remedy"`
-}
-
 // standing is how long something must last to be a condition: what passes by itself within it is no news.
 const standing = 10 * time.Second
 
 func (p *peer) status() *status {
 	p.mu.Lock()
-	state, broken, lastLink, untaken, damaged, keyless := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged), maps.Clone(p.keyless)
+	state, broken, lastLink, untaken, damaged, unread, keyless := p.state, p.broken, p.lastLink, maps.Clone(p.untaken), maps.Clone(p.damaged), maps.Clone(p.unread), maps.Clone(p.keyless)
 	p.mu.Unlock()
 	works, now := p.works(), time.Now()
 	st := &status{Facility: p.conf.Facility, Name: p.conf.Name, Running: true, Links: p.node.Leaves()}
 	for _, r := range state.Boxes {
 		b := p.store.Find(r.ID())
 		if err := untaken[r.Box]; err != nil {
-			st.Conditions = append(st.Conditions, condition{"store-failed", r.Box, "critical",
-				"Records of this box are not stored, nor shown: " + err.Error() + ". They wait in its stream, and when that is full in the box.",
-				"Run vitalpeer fsck; then restart vitalpeer."})
+			st.say("store-failed", r.Box,
+				"Records of this box are not stored, nor shown: "+err.Error()+". They wait in its stream, and when that is full in the box.",
+				"Run vitalpeer fsck; then restart vitalpeer.")
 		}
 		if b == nil {
 			continue
@@ -86,20 +76,21 @@ func (p *peer) status() *status {
 			p.mu.Lock()
 			delete(p.damaged, b.ID)
 			p.mu.Unlock()
-		} else if found {
-			st.Conditions = append(st.Conditions, condition{"store-damaged", r.Box, "critical",
-				fmt.Sprintf("Records %d to %d of this box cannot be read here: %v. The page goes on after them.", d.first, d.end-1, d.err),
-				"See with vitalpeer status that another peer holds the records of this box; then stop vitalpeer here, move the folder " + store.LogDir(p.dir.Store(), b.ID) + " elsewhere and start it again: the records come back from there."})
+		} else if found && !slices.ContainsFunc(b.Gaps(), func(g store.Gap) bool { return g.From <= d.first && d.first < g.To }) { // a gap is said below
+			st.say("store-damaged", r.Box, fmt.Sprintf("Records %d to %d of this box cannot be read here: %v. The page goes on after them.", d.first, d.end-1, d.err), "")
+		}
+		if err := unread[b.ID]; err != nil {
+			st.say("store-damaged", r.Box, "The records of this box could not all be read again: "+err.Error()+".", "")
 		}
 		if from, lacks := keyless[b.ID]; lacks {
-			st.Conditions = append(st.Conditions, condition{"reader-key-missing", r.Box, "warning",
+			st.say("reader-key-missing", r.Box,
 				fmt.Sprintf("The records of this box from %d on are sealed to readers whose key is not here: they are verified and kept, and the page does not show what is in them.", from),
-				"Copy the key that vitalpeer readers rotate named at the hub to " + filepath.Dir(p.dir.ReaderKey()) + " here, under its name (mode 0600): the next record opens. A restart of vitalpeer shows those before it too."})
+				"Copy the key that vitalpeer readers rotate named at the hub to "+filepath.Dir(p.dir.ReaderKey())+" here, under its name (mode 0600): the next record opens. A restart of vitalpeer shows those before it too.")
 		}
 		for _, gap := range b.Gaps() {
-			st.Conditions = append(st.Conditions, condition{"records-missing", r.Box, "critical",
+			st.say("records-missing", r.Box,
 				fmt.Sprintf("Records %d to %d of this box are missing here: %s.", gap.From, gap.To-1, strings.TrimSuffix(gap.Why, "; run fsck")),
-				"They are asked of the other peers until one has them. If none has, the box has lost them itself: see its own status."})
+				"")
 		}
 		var at ingest.State
 		if w := works[b.ID]; w != nil {
@@ -111,38 +102,38 @@ func (p *peer) status() *status {
 		}
 	}
 	if !p.node.Streams() {
-		st.Conditions = append(st.Conditions, condition{"streams-stopped", "", "critical",
+		st.say("streams-stopped", "",
 			"The NATS server has given up its streams, as it does when its disk is full: boxes are not acknowledged and keep their records.",
-			"Make room on the disk of " + p.dir.Nats() + "; vitalpeer goes on by itself."})
+			"Make room on the disk of "+p.dir.Nats()+"; vitalpeer goes on by itself.")
 	}
 	if broken != nil {
-		st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical",
-			"Something of the registry is not in force: " + broken.Error() + ".", "Mend what it names; restart vitalpeer."})
+		st.say("registry-broken", "",
+			"Something of the registry is not in force: "+broken.Error()+".", "Mend what it names; restart vitalpeer.")
 	}
 	st.registry(p.dir, state)
 	for _, name := range p.spread.SetBack() {
-		st.Conditions = append(st.Conditions, condition{"registry-set-back", name, "warning",
-			"This peer has lost entries of the registry that it had shown before, as after a restored backup.",
-			"If nobody restored it, find out who works on its disk. It takes the entries again from the others by itself."})
+		st.say("registry-set-back", name,
+			"That peer has lost entries of the registry that it had shown before, as after a restored backup.",
+			"")
 	}
 	for _, name := range p.twins.Of() {
 		about, who := name, "peer "+name
 		if name == st.Name {
 			about, who = "", "this peer"
 		}
-		st.Conditions = append(st.Conditions, condition{"peer-twice", about, "critical",
-			"Two peers run with the keys of " + who + " and throw each other off the network: what either of them takes reaches the others late or not at all.",
-			"Find out who copied its invitation or its data folder, and stop the copy: its address is in the log of the hub. If nobody did, its keys are in other hands: take the peer out (vitalpeer peer remove " + name +
-				" at the hub) and invite it anew under another name. This passes a minute after one of them has stopped."})
+		st.say("peer-twice", about,
+			"Two peers run with the keys of "+who+" and throw each other off the network: what either of them takes reaches the others late or not at all.",
+			"Find out who copied its invitation or its data folder, and stop the copy: its address is in the log of the hub. If nobody did, its keys are in other hands: take the peer out (vitalpeer peer remove "+name+
+				" at the hub) and invite it anew under another name. This passes a minute after one of them has stopped.")
 	}
 	if p.removed(state) {
-		st.Conditions = append(st.Conditions, condition{"removed", "", "critical",
+		st.say("removed", "",
 			"This peer was removed from the facility: no other peer lets it in, and it hears of nothing that is decided or recorded elsewhere. What it holds can still be read.",
-			"If it is to take part again, invite it anew under another name (vitalpeer invite at the hub) and begin with a new data folder; else lead its boxes to another peer and take it out of use."})
+			"If it is to take part again, invite it anew under another name (vitalpeer invite at the hub) and begin with a new data folder; else lead its boxes to another peer and take it out of use.")
 	} else if away := time.Since(lastLink); len(p.conf.Peers.Hubs) > 0 && away > 10*time.Second {
-		st.Conditions = append(st.Conditions, condition{"hub-away", "", "warning",
+		st.say("hub-away", "",
 			fmt.Sprintf("No hub has been connected for %s; records are kept here and sent when it is back.", away.Round(time.Second)),
-			"Look at the network and at the hub. If both are well, see at the hub with vitalpeer peer list that this peer was not removed meanwhile."})
+			"")
 	}
 	st.finish()
 	return st
@@ -170,7 +161,7 @@ func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []
 		if at.Last > at.Cursor {
 			waiting = fmt.Sprintf("; %d messages wait in its stream.", at.Last-at.Cursor)
 		}
-		all = append(all, condition{code, "", "critical", "Since " + since.UTC().Format(time.RFC3339) + " " + what + waiting, remedy})
+		all = append(all, of(code, "", "Since "+since.UTC().Format(time.RFC3339)+" "+what+waiting, remedy))
 	}
 	since, trouble := b.Trouble()
 	switch {
@@ -182,8 +173,7 @@ func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []
 	case trouble != nil:
 		say("store-failed", since, "no record of this box is stored: "+trouble.Error(), "Look at the disk of "+folder+"; vitalpeer goes on by itself when it can.")
 	case errors.Is(at.Err, store.ErrSuspended):
-		all = append(all, condition{"suspended", "", "warning", "The box is suspended in the registry: nothing of it is taken; it keeps its records.",
-			"Resume it (vitalpeer box resume) or revoke it."})
+		// st.add says so, also where nothing of it waits
 	case at.Err != nil && now.Sub(at.Since) > standing:
 		say("ingest-behind", at.Since, "nothing is taken out of the stream of this box: "+at.Err.Error(), "Mend what it names; vitalpeer tries again every second.")
 	case at.Gap == nil && !at.Behind.IsZero() && now.Sub(at.Behind) > standing:
@@ -192,7 +182,7 @@ func stands(b *store.Box, at ingest.State, folder string, now time.Time) (all []
 	}
 	if at.Gap != nil && now.Sub(at.Gap.Since) > standing {
 		say("gap", at.Gap.Since, fmt.Sprintf("records %d to %d of this box are missing here, and what it sent after them is neither stored nor shown", at.Gap.From, at.Gap.To-1),
-			"Bring back the peer that took them from the box: they come from it at once. vitalpeer status at each peer shows how far it holds the log of the box.")
+			"")
 	}
 	return all
 }
@@ -202,14 +192,17 @@ func (st *status) add(d facility.Dir, s *registry.State, r *registry.Registratio
 	e := files(filepath.Join(d.Evidence(), r.ID().Facility, r.ID().Name), ".json")
 	st.Boxes = append(st.Boxes, boxStatus{r.Box, r.Protection(), r.Revoked != nil, b.Size(), b.Pending(), q, e, 0, ""})
 	st.starts(s, r, b)
+	if r.Cut() == "suspended" {
+		st.say("suspended", r.Box, "The box is suspended in the registry: nothing of it is taken; it keeps its records.", "")
+	}
 	if q > 0 {
-		st.Conditions = append(st.Conditions, condition{"quarantine", r.Box, "warning",
-			fmt.Sprintf("%d messages of this box were refused and set aside.", q), "Read the notes in " + d.Quarantine() + "."})
+		st.say("quarantine", r.Box,
+			fmt.Sprintf("%d messages of this box were refused and set aside.", q), "Read the notes in "+d.Quarantine()+".")
 	}
 	if b.Unkept() {
-		st.Conditions = append(st.Conditions, condition{"quarantine-full", r.Box, "critical",
+		st.say("quarantine-full", r.Box,
 			"More messages of this box were refused than are kept; further ones are only counted.",
-			"Find out why they are refused; move what is in " + filepath.Join(d.Quarantine(), r.Box) + " elsewhere and restart vitalpeer."})
+			"Find out why they are refused; move what is in "+filepath.Join(d.Quarantine(), r.Box)+" elsewhere and restart vitalpeer.")
 	}
 	st.contradictions(d, r)
 }
@@ -218,9 +211,9 @@ func (st *status) add(d facility.Dir, s *registry.State, r *registry.Registratio
 func (st *status) starts(s *registry.State, r *registry.Registration, b *store.Box) {
 	all := b.Starts()
 	if size, yes := b.Looking(); yes {
-		st.Conditions = append(st.Conditions, condition{"starts-behind", r.Box, "warning",
+		st.say("starts-behind", r.Box,
 			fmt.Sprintf("This peer still looks through the log of the box for its starts (%d of %d records). Until it has, readings of a forged start that it does not know are shown.", size, b.Size()),
-			"It passes by itself."})
+			"")
 	}
 	if len(all) == 0 {
 		return
@@ -228,9 +221,9 @@ func (st *status) starts(s *registry.State, r *registry.Registration, b *store.B
 	last := all[len(all)-1]
 	st.Boxes[len(st.Boxes)-1].Start = string(last.Verdict)
 	if name, why, denied := last.Firmware(s.Firmware); denied && r.Cut() == "" {
-		st.Conditions = append(st.Conditions, condition{"firmware-denied", r.Box, "critical",
+		st.say("firmware-denied", r.Box,
 			fmt.Sprintf("This box runs the firmware %q, which the registry denies as %q: %s. Its records are still taken.", last.Software, name, why),
-			"Update the box; until then stop it with vitalpeer box suspend " + r.Box + ", if what is wrong with that firmware asks for it."})
+			"Update the box; until then stop it with vitalpeer box suspend "+r.Box+", if what is wrong with that firmware asks for it.")
 	}
 	if r.Cut() != "" {
 		return
@@ -239,40 +232,40 @@ func (st *status) starts(s *registry.State, r *registry.Registration, b *store.B
 	_, c := b.Checkpoint()
 	switch proven := slices.ContainsFunc(all, func(s starts.Start) bool { return s.Verdict == starts.Attested && s.Index >= since }); {
 	case last.Verdict.Forged():
-		st.Conditions = append(st.Conditions, condition{"start-forged", r.Box, "critical",
+		st.say("start-forged", r.Box,
 			fmt.Sprintf("What box %s tells of its start at record %d is not what its TPM has said (%s): %s. Its records since then are kept and shown to nobody.", r.Box, last.Index, last.Verdict, last.Why),
-			"Chart by hand at this bed. Somebody writes in the place of the box's firmware, or an emulated TPM was set back: find out who had access. Restart the box: an honest start ends this. If nobody can explain it, revoke the box (vitalpeer box revoke)."})
+			"Chart by hand at this bed. Somebody writes in the place of the box's firmware, or an emulated TPM was set back: find out who had access. Restart the box: an honest start ends this. If nobody can explain it, revoke the box (vitalpeer box revoke).")
 	case proven && last.Verdict == starts.Claimed:
-		st.Conditions = append(st.Conditions, condition{"start-unproven", r.Box, "warning",
+		st.say("start-unproven", r.Box,
 			fmt.Sprintf("The TPM of this box has attested earlier starts, and not the last one, at record %d: its counters and its firmware are its own word. %s", last.Index, last.Why),
-			"If the box was set back to an older release, update it. Otherwise look at its own status page, and restart it."})
+			"If the box was set back to an older release, update it. Otherwise look at its own status page, and restart it.")
 	case last.Verdict == starts.Attested && (c.Counter != last.Counter || c.Boot != last.Resets):
-		st.Conditions = append(st.Conditions, condition{"start-unproven", r.Box, "warning",
+		st.say("start-unproven", r.Box,
 			fmt.Sprintf("This box signs in another run of its TPM (counter %d, reset %d) than the last that the TPM has attested (%d, %d).", c.Counter, c.Boot, last.Counter, last.Resets),
-			"It passes by itself if the box has just started. Otherwise look at its own status page, and restart it."})
+			"It passes by itself if the box has just started. Otherwise look at its own status page, and restart it.")
 	}
 }
 
 // contradictions are the conditions of a box whose log was bent.
 func (st *status) contradictions(d facility.Dir, r *registry.Registration) {
 	aside, proofs := filepath.Join(d.Quarantine(), r.Box), filepath.Join(d.Evidence(), r.Box)
-	kinds := map[evidence.Kind]int{}
+	found := map[evidence.Kind]int{}
 	for _, k := range []evidence.Kind{evidence.Fork, evidence.Clone, evidence.Rollback} {
-		kinds[k] = files(proofs, "."+string(k)+".evidence")
+		found[k] = files(proofs, "."+string(k)+".evidence")
 	}
 	forks := files(aside, "."+string(store.ReasonFork)+".json")
-	if forks+kinds[evidence.Fork]+kinds[evidence.Clone] > 0 {
-		st.Conditions = append(st.Conditions, condition{"fork", r.Box, "critical",
-			"Box " + r.Box + " has signed two histories that cannot both be true: its disk was rolled back, restored or copied, or its key was used elsewhere. " +
+	if forks+found[evidence.Fork]+found[evidence.Clone] > 0 {
+		st.say("fork", r.Box,
+			"Box "+r.Box+" has signed two histories that cannot both be true: its disk was rolled back, restored or copied, or its key was used elsewhere. "+
 				"What it sends of the second one is set aside; it is neither stored nor shown, and the box believes that it is.",
-			"Go to the bed: chart by hand until this is settled. If the disk of the box was restored, no peer will ever take its second history: enrol it anew under another name (vitalpeer box add), and revoke " + r.Box +
-				" (vitalpeer box revoke). If nobody restored it, its key is in other hands: revoke it at once. The evidence is in " + proofs + " (vitalpeer evidence verify FILE says what it shows), what was set aside in " + aside +
-				"; this condition ends when the files of both are moved elsewhere."})
-	} else if kinds[evidence.Rollback] > 0 {
-		st.Conditions = append(st.Conditions, condition{"rollback", r.Box, "critical",
-			"The chip of box " + r.Box + ", or what stands in for one, was set back: its counters went back while its log went on. Its records are stored.",
-			"A chip cannot be set back, an emulated one can, by whoever has its files. Find out who restored the box; if nobody did, revoke it (vitalpeer box revoke). The evidence is in " + proofs +
-				" (vitalpeer evidence verify FILE says what it shows); this condition ends when its files are moved elsewhere."})
+			"Go to the bed: chart by hand until this is settled. If the disk of the box was restored, no peer will ever take its second history: enrol it anew under another name (vitalpeer box add), and revoke "+r.Box+
+				" (vitalpeer box revoke). If nobody restored it, its key is in other hands: revoke it at once. The evidence is in "+proofs+" (vitalpeer evidence verify FILE says what it shows), what was set aside in "+aside+
+				"; this condition ends when the files of both are moved elsewhere.")
+	} else if found[evidence.Rollback] > 0 {
+		st.say("rollback", r.Box,
+			"The chip of box "+r.Box+", or what stands in for one, was set back: its counters went back while its log went on. Its records are stored.",
+			"A chip cannot be set back, an emulated one can, by whoever has its files. Find out who restored the box; if nobody did, revoke it (vitalpeer box revoke). The evidence is in "+proofs+
+				" (vitalpeer evidence verify FILE says what it shows); this condition ends when its files are moved elsewhere.")
 	}
 }
 
@@ -280,16 +273,11 @@ func (st *status) contradictions(d facility.Dir, r *registry.Registration) {
 func (st *status) registry(d facility.Dir, s *registry.State) {
 	st.Registry = s.Size
 	if n := files(d.Registry().Evidence, ".fork"); n > 0 {
-		st.Conditions = append(st.Conditions, condition{"registry-fork", "", "critical",
+		st.say("registry-fork", "",
 			fmt.Sprintf("Administrators have signed two different decisions for one place of the registry (%d times), so peers do not enforce the same.", n),
-			"See both with vitalpeer registry verify FILE in " + d.Registry().Evidence + ". If nobody did it by mistake, their keys are in other hands: name new ones (vitalpeer registry administrators). " +
-				"Then put the right log into force at each peer that has gone the other way (vitalpeer registry restore), and move the files elsewhere."})
+			"See both with vitalpeer registry verify FILE in "+d.Registry().Evidence+". If nobody did it by mistake, their keys are in other hands: name new ones (vitalpeer registry administrators). "+
+				"Then put the right log into force at each peer that has gone the other way (vitalpeer registry restore), and move the files elsewhere.")
 	}
-}
-
-func (st *status) finish() {
-	slices.SortStableFunc(st.Conditions, func(a, b condition) int { return cmp.Compare(a.Severity, b.Severity) }) // "critical" first
-	st.Ready = len(st.Conditions) == 0 || st.Conditions[0].Severity != "critical"
 }
 
 // files counts the notes in a folder of what was set aside, those whose names end so.
@@ -328,13 +316,13 @@ func (c *statusCmd) Run(ctx context.Context) error {
 		st = &status{Facility: conf.Facility, Name: conf.Name}
 		state, err := c.dir().Registry().Load()
 		if err != nil {
-			st.Conditions = append(st.Conditions, condition{"registry-broken", "", "critical", err.Error() + ".", "Do what it says; until then this peer does not run."})
+			st.say("registry-broken", "", err.Error()+".", "Do what it says; until then this peer does not run.")
 		}
 		st.registry(c.dir(), &state)
 		for _, r := range state.Boxes {
 			b, err := s.store.Box(r)
 			if err != nil {
-				st.Conditions = append(st.Conditions, condition{"store-failed", r.Box, "critical", err.Error() + ".", "Run vitalpeer fsck."})
+				st.say("store-failed", r.Box, err.Error()+".", "Run vitalpeer fsck.")
 				continue
 			}
 			st.add(c.dir(), &state, r, b)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,6 +62,9 @@ func TestStreamsGoOnAfterAFullDisk(t *testing.T) {
 	}
 	more = more[taken:]
 	nc.Close()
+	hub.until("the peer says that its streams stand still", func() bool {
+		return slices.ContainsFunc(hub.says().Conditions, func(c condition) bool { return c.Code == "streams-stopped" })
+	})
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}

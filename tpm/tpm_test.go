@@ -30,6 +30,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/vitalgate/vitalgate/leaktest"
 	"github.com/vitalgate/vitalgate/tpm"
 	"github.com/vitalgate/vitalgate/tpm/tpmtest"
 )
@@ -51,7 +52,7 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 func open(t testing.TB, source, dir string) *tpm.TPM {

@@ -89,6 +89,16 @@ func FreeAddr() string {
 	panic("hospital: no free port between 20000 and 32000")
 }
 
+// GiveBackPorts ends that the blocks of ports are this process's, when nothing that it has started listens on one any more.
+func GiveBackPorts() {
+	ports.Lock()
+	defer ports.Unlock()
+	for _, lis := range ports.held {
+		lis.Close()
+	}
+	ports.held, ports.next, ports.end = nil, 0, 0
+}
+
 // Folder is where a program keeps its hospital: the new folder keep, or, where that is empty, one that remove takes away.
 func Folder(program, keep string) (dir string, remove func(), err error) {
 	if keep == "" {

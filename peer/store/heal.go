@@ -89,6 +89,15 @@ func (b *Box) gap(g Gap) {
 	b.gaps = append(b.gaps, g)
 }
 
+// Unread notes what a reader has met that cannot be read, so that it is asked of the other peers now and not when the log is next
+// scrubbed.
+func (b *Box) Unread(m *logfile.Missing) {
+	known := func(g Gap) bool { return g.From <= m.From && m.To <= g.To }
+	if !slices.ContainsFunc(b.Gaps(), known) {
+		b.gap(Gap{m.From, m.To, m.Cause.Error()})
+	}
+}
+
 // here takes out of what is missing the records from one index up to (not including) another, because they are here.
 func (b *Box) here(from, to uint64) {
 	if from >= to {

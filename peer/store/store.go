@@ -90,6 +90,10 @@ func (s *Store) Box(r *registry.Registration) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
+	if first := log.First(); first > 0 { // a peer drops nothing
+		return nil, errors.Join(fmt.Errorf("cannot open the log of box %s: records 0 to %d are gone with the files that held them; stop vitalpeer, move the folder %s elsewhere and start it again: the log comes from the other peers",
+			id, first-1, LogDir(s.dir, id)), log.Close())
+	}
 	b := &Box{ID: id, log: log, tree: log.Tree(), verifier: r.Verifier(), mine: r.Verifier(), grown: make(chan struct{}), patience: s.patience, reading: s.reading}
 	b.closing, b.cancel = context.WithCancel(context.Background())
 	b.registration.Store(r)

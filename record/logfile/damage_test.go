@@ -100,6 +100,38 @@ func TestDamagedBlocks(t *testing.T) {
 	}
 }
 
+// A log may go on in a new segment that is still empty. What is destroyed before that, up to the end, is named before anything new comes.
+func TestDamageBeforeAnEmptySegment(t *testing.T) {
+	w, dir, want := damagedLog(t)
+	before, at := lastSegment(t, dir)
+	w.open(dir, Options{Disk: &quick})
+	if err := w.log.begin(); err != nil {
+		t.Fatal(err)
+	}
+	w.log.Close()
+	clear(at[len(at)/2:])
+	if err := os.WriteFile(before, at, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.open(dir, Options{Disk: &quick})
+	defer func() { w.log.Close() }()
+	got, missing := w.readAround(w.log.First())
+	if len(missing) != 1 || missing[0].To != want || uint64(len(got)) != missing[0].From-w.log.First() {
+		t.Fatalf("of %d leaves %d can be read, missing %v", want, len(got), missing)
+	}
+	r := w.log.Reader(missing[0].From)
+	defer r.Close()
+	if _, err := r.Next(); !errors.As(err, new(*Missing)) {
+		t.Fatal(err)
+	}
+	w.append(2, 10)
+	w.sync()
+	w.sign()
+	if news, err := r.Next(); err != nil || len(news) != 2 {
+		t.Fatalf("%d new leaves, %v", len(news), err)
+	}
+}
+
 // Nothing of the last segment can be read, or nothing at all: the log goes on from what there is, and says that it was set back, so
 // that nobody signs under an index that may be signed already.
 func TestDestroyedSegments(t *testing.T) {

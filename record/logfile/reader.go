@@ -34,6 +34,9 @@ type cursor struct {
 
 const readBuffer = 256 << 10
 
+// errEnd says that there is no entry any more where the log's size wants one.
+var errEnd = errors.New("the end of the log")
+
 // Reader returns a Reader that begins with the leaf at from.
 func (l *Log) Reader(from uint64) *Reader { return &Reader{log: l, from: from} }
 
@@ -120,6 +123,11 @@ func (r *Reader) checkpoint() (note record.SignedCheckpoint, c record.Checkpoint
 	}
 	for c.Size <= r.from {
 		kind, payload, _, err := r.notes.next(true, 0)
+		if last := r.notes.seg; errors.Is(err, errEnd) && r.from < last.first { // the checkpoint of what was before it cannot be read
+			lost := &Missing{r.from, last.first, r.notes.why}
+			r.from = last.first
+			return nil, c, lost
+		}
 		if err != nil {
 			return nil, c, err
 		}
@@ -245,7 +253,7 @@ func (c *cursor) next(skipLeaves bool, size uint64) (kind byte, payload []byte, 
 			if damaged {
 				return 0, nil, nil, c.why
 			}
-			return 0, nil, nil, c.sc.damaged(c.sc.at, "entries are missing at its end")
+			return 0, nil, nil, errors.Join(c.sc.damaged(c.sc.at, "entries are missing at its end"), errEnd)
 		}
 		if !damaged {
 			c.why = c.sc.damaged(c.sc.at, missingBehind)

@@ -449,7 +449,8 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 		return nil
 	}
 	for {
-		err := records(ctx, b, from, true, nil, func(pub record.Published) error {
+		look, done := at.patience(ctx)
+		err := records(look, b, from, true, nil, func(pub record.Published) error {
 			if at.lost(pub.Index, b.Size()) {
 				return errBacklog
 			}
@@ -465,10 +466,12 @@ func (p *peer) show(ctx context.Context, b *store.Box) error {
 			at.took(began)
 			return err
 		})
+		looked := look.Err() != nil
+		done()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if errors.Is(err, errBacklog) {
+		if looked || errors.Is(err, errBacklog) {
 			from = at.wait(ctx, b.Size, from)
 			continue
 		}
@@ -525,6 +528,14 @@ func (at *pace) tooMany(n int, in time.Duration) bool {
 // lost says whether the page stops following at this record.
 func (at *pace) lost(index, size uint64) bool {
 	return index >= at.behind && (at.peeking || at.busy || size-index > backlog)
+}
+
+// patience ends a look at the newest of a backlog, where no record comes behind them that would.
+func (at *pace) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	if at.peeking {
+		return context.WithTimeout(ctx, backlogLook)
+	}
+	return context.WithCancel(ctx)
 }
 
 // wait waits until the page can follow again, but not for long, and says where to go on.

@@ -56,6 +56,11 @@ func TestThePageGoesOnWhereItStopped(t *testing.T) {
 	if from := at.wait(t.Context(), grown(1<<24), 300); from != size-backlogPage || !at.peeking || at.behind != size {
 		t.Errorf("more and more came, and it looks from record %d of %d on (%+v)", from, size, at)
 	}
+	look, done := at.patience(t.Context())
+	defer done()
+	if _, ends := look.Deadline(); !ends {
+		t.Error("a look at the newest waits for a record that need not come")
+	}
 	if from := at.wait(t.Context(), grown(0), size); from != size-viewRecords || at.peeking {
 		t.Errorf("the backlog is here, and it goes on with record %d of %d (%+v)", from, size, at)
 	}

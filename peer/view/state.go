@@ -108,6 +108,8 @@ type stay struct {
 	first     time.Time // of the observations
 	last      time.Time
 	seen      time.Time
+	newest    ref               // record; records may come late, behind a backlog
+	arrived   time.Time         // at the box of that record
 	feeds     map[string]string // "f1/gw1 monitor" → device and way
 	series    map[string]*series
 	alarms    []alarmAt // newest first
@@ -322,18 +324,30 @@ func (s *state) stay(b *bed, e *entry, p patient, now time.Time) *stay {
 	}
 	if st == nil {
 		if len(b.stays) >= maxStays {
-			oldest := slices.MinFunc(b.stays, func(a, c *stay) int { return a.seen.Compare(c.seen) })
+			oldest := slices.MinFunc(b.stays, func(a, c *stay) int { return inLog(a.newest, a.arrived, c.newest, c.arrived) })
 			s.forget(oldest)
 			b.stays = slices.DeleteFunc(b.stays, func(x *stay) bool { return x == oldest })
 		}
-		st = &stay{feeds: map[string]string{}, series: map[string]*series{}}
+		st = &stay{patient: p, feeds: map[string]string{}, series: map[string]*series{}}
 		b.stays = append(b.stays, st)
 	}
-	st.patient, st.seen = p, now
+	st.seen = now
+	if inLog(e.ref, e.arrived, st.newest, st.arrived) < 0 {
+		return st
+	}
+	st.patient, st.newest, st.arrived = p, e.ref, e.arrived
 	if e.pseudonym != "" {
 		st.pseudonym = e.pseudonym
 	}
 	return st
+}
+
+// inLog says whether record a came before b: in the log of one box by the index, which no clock can bend.
+func inLog(a ref, arrivedA time.Time, b ref, arrivedB time.Time) int {
+	if a.Box() == b.Box() {
+		return cmp.Compare(a.index, b.index)
+	}
+	return arrivedA.Compare(arrivedB)
 }
 
 // superseded says that another patient came to the bed after this one's last value.

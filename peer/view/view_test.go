@@ -285,6 +285,27 @@ func TestPatientChange(t *testing.T) {
 }
 
 // A ward is not a bed: two monitors that only name the ward stand at two patients.
+// The newest of a backlog is shown before the rest of it: who was at the bed before takes no place from who is there now, and what was
+// known of a patient before does not replace what is known now.
+func TestABacklogBehindItsNewestRecords(t *testing.T) {
+	v, now := newView(t, Options{})
+	patient := func(n int, name string) string {
+		return fmt.Sprintf(`{"fullUrl":"urn:uuid:p","resource":{"resourceType":"Patient","id":"p","identifier":[{"system":"urn:h","value":"%d"}],"name":[{"family":%q}]}}`, n, name)
+	}
+	*now = noon
+	say(v, 100, noon, record.KindVitals, patient(9, "Newman"), bed12, heartRate(noon, "99"))
+	for i := range maxStays + 1 {
+		at := noon.Add(time.Duration(i-20) * time.Minute)
+		*now = noon.Add(time.Duration(i+1) * time.Second)
+		say(v, uint64(10+i), at, record.KindVitals, patient(i, fmt.Sprint("Past", i)), bed12, heartRate(at, fmt.Sprint(60+i)))
+	}
+	say(v, 90, noon.Add(-time.Minute), record.KindVitals, patient(9, "Oldname"), bed12, heartRate(noon.Add(-time.Minute), "70"))
+	say(v, 100, noon, record.KindVitals, patient(9, "Newman"), bed12, heartRate(noon, "99"))
+	html := page(t, v, "/")
+	want(t, html, "Newman", "99")
+	wantNot(t, html, "Oldname", "Past4")
+}
+
 func TestWardIsNotABed(t *testing.T) {
 	v, _ := newView(t, Options{})
 	ward := `{"resource":{"resourceType":"Location","name":"ICU"}}`

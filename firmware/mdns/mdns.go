@@ -21,6 +21,10 @@ import (
 // look is how often it is looked whether interfaces, addresses or the owner have changed.
 const look = 5 * time.Second
 
+// pause is what each message of the wire costs its sender's flood: it is read no faster, and the system drops the rest. The box has
+// better things to do.
+const pause = time.Millisecond
+
 // Responder answers for the provisioning link.
 type Responder struct {
 	Listen string // host:port of the link; a host that is an address is told on its own interface only
@@ -150,6 +154,7 @@ func serve(ctx context.Context, w wire, box dnssd.Box) error {
 		if err != nil {
 			return fmt.Errorf("cannot listen for multicast DNS: %w", err)
 		}
+		time.Sleep(pause)
 		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		// Only who is on this very wire is answered (RFC 6762 §11): the kernel gives a socket what comes on others too.
 		if !slices.ContainsFunc(w.own, func(p netip.Prefix) bool { return p.Contains(from.Addr()) }) {

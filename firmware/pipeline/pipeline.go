@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -161,13 +162,14 @@ func (p *Pipeline) listen(ctx context.Context, m *Monitor, frames chan<- *adapte
 		if ctx.Err() != nil {
 			return nil
 		}
-		sentence := "the monitor's line ended"
-		if err != nil {
-			sentence = err.Error()
+		if err == nil {
+			err = errors.New("the monitor's line ended")
 		}
+		sentence := err.Error()
+		sentence = strings.ToUpper(sentence[:1]) + sentence[1:] + "." // as its adapter's status says it
 		if p.Health.Set(health.Condition{Code: "monitor-line", About: m.Name, Severity: health.Critical, Sentence: sentence,
 			Remedy: "Check the address or device of this monitor in the configuration; it is tried again by itself."}) {
-			p.Log.Error("cannot read a monitor", "monitor", m.Name, "error", sentence)
+			p.Log.Error("cannot read a monitor", "monitor", m.Name, "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -39,7 +39,7 @@ func report(board *health.Board) status.Report {
 			{Dialect: "philips-iic", Counters: pipeline.Snapshot{Messages: 24100, Charted: 192800, Local: 311, Absent: 40, Events: 12}, Line: adapters.Status{Monitor: "bed-12", Kind: "mllp-server",
 				Address: "0.0.0.0:2575", State: adapters.StateConnected, Connections: 1, Frames: 24100, Replies: 24100, LastFrame: noon.Add(-3 * time.Second)}},
 			{Dialect: "mindray-pcd01", Counters: pipeline.Snapshot{Messages: 19, Raw: 1, Repeated: 2}, Line: adapters.Status{Monitor: "bed-13-with-a-rather-long-name-that-somebody-chose", Kind: "serial",
-				Address: "/dev/serial/by-path/platform-fd500000.pcie-pci-0000:01:00.0-usb-0:1.3:1.0-port0", State: adapters.StateWaiting, Detail: "the device is not there; plug it in", LastFrame: noon.Add(-3 * time.Hour),
+				Address: "/dev/serial/by-path/platform-fd500000.pcie-pci-0000:01:00.0-usb-0:1.3:1.0-port0", State: adapters.StateWaiting, Detail: "Lost /dev/ttyUSB0: input/output error. It is opened again when it is back; check that it is plugged in.", LastFrame: noon.Add(-3 * time.Hour),
 				Line: &adapters.LineStatus{Counted: true, Parity: 3, Modem: true, DSR: true}}},
 		},
 	}
@@ -276,7 +276,7 @@ func TestOnAPhone(t *testing.T) {
 		t.Skip("chromium is missing: the page was not shown in a browser")
 	}
 	var board health.Board
-	board.Set(health.Condition{Code: "monitor-away", About: "bed-13-with-a-rather-long-name-that-somebody-chose", Sentence: "No line to the monitor: the device is not there; plug it in."})
+	board.Set(health.Condition{Code: "monitor-away", About: "bed-13-with-a-rather-long-name-that-somebody-chose", Sentence: "No line to the monitor: Lost /dev/ttyUSB0: input/output error. It is opened again when it is back; check that it is plugged in."})
 	page := serve(t, &board)
 	_, body := get(t, page+"/", "")
 	bodies := []string{body}
